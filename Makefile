@@ -1,0 +1,55 @@
+# Two commands on a fresh machine with Python 3.11+: `make demo` and `make test`. Both set up all they need.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Compiled programs are kept between runs and between test processes.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 1
+
+.PHONY: demo test test-fast lint lock setup bench-setup clean
+
+demo: setup  ## Trains, tracks and scores: the embedded synthetic movie, or DATA=<CTC data set folder>.
+	$(RUN) -m launch.demo $(if $(DATA),--data="$(DATA)")
+
+test: setup  ## The tests; .ci/run calls this.
+	$(RUN) -m pytest $(ARGS)
+
+test-fast: setup
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright --level error
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1))' \
+	  || { echo "error: $(PYTHON) is older than 3.11.1: install a newer one, or call make PYTHON=python3.12"; exit 2; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(MAKE) --no-print-directory install-venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+# Debian and Ubuntu split venv and pip off from Python; fetch them where we may, say how where we may not.
+.PHONY: install-venv
+install-venv:
+	@version=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
+	echo "installing $$version"; \
+	{ $$as_root apt-get update -qq && $$as_root apt-get install -y -qq $$version; } >/dev/null 2>&1 \
+	  || { echo "error: $(PYTHON) has no venv: run 'apt-get install $$version' and call make again"; exit 2; }
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+
+bench-setup: setup  ## What launch.bench compares with.
+	$(RUN) -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
+
+lock:  ## Pins names, versions and hashes of everything; needs the network.
+	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
+	.cache/lock/bin/uv pip compile --quiet --universal --python-version 3.11.1 --extra test --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .cache runs

@@ -1,0 +1,1 @@
+"""The store, crops drawn from it, augmentation, synthetic movies."""

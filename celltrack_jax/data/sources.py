@@ -1,0 +1,179 @@
+"""Data sets on disk as sequences of annotated frames: what `prepare` writes into a store. numpy only.
+
+A new format is one function here that returns `Source`s. Shapes: C channels, Z Y X space.
+"""
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from celltrack_jax.data.annotation import KINDS, MAX_LABEL
+from celltrack_jax.errors import InputError
+from celltrack_jax.io import ctc
+from celltrack_jax.io.tif import read_tif
+from celltrack_jax.lineage import Lineage
+
+
+class Frame(NamedTuple):
+    """One frame as annotated."""
+
+    image: np.ndarray
+    """(C, Z, Y, X) in its own dtype."""
+    masks: dict[str, np.ndarray]
+    """By kind (`annotation.KINDS`), (Z, Y, X) non-negative integers; kinds that the frame lacks are absent."""
+    planes: tuple[int, ...] | None
+    """z of the planes that are segmented, None for all."""
+
+
+class Source(NamedTuple):
+    """One sequence of a data set."""
+
+    name: str
+    files: Mapping[int, tuple[Path, ...]]
+    """Files of each frame by its number, in order; the first is the image."""
+    tracks_file: Path | None
+    lineage: Lineage | None
+    kinds: tuple[str, ...]
+    """Kinds of masks that any frame has."""
+    complete: bool
+    """Whether segmentations leave out no cell, by the data set's promise."""
+    read: Callable[[int], Frame]
+    """Reads the frame of this number."""
+
+
+def open_sources(dataset: Path, layout: str, names: list[str] | None) -> list[Source]:
+    """Lists the sequences of a data set; reads no image.
+
+    Args:
+      dataset: its folder.
+      layout: a key of `LAYOUTS`.
+      names: sequences to take, None for all.
+
+    Raises:
+      InputError: no such folder or sequence, or nothing in it.
+    """
+    dataset = Path(dataset)
+    if not dataset.is_dir():
+        raise InputError(f"{dataset} is not a folder: give the data set's folder as --source")
+    known, open_one = LAYOUTS[layout](dataset)
+    if not known:
+        raise InputError(f"{dataset} holds no images in the layout {layout!r}: check --source and --format")
+    for name in names or ():
+        if name not in known:
+            shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+            raise InputError(f"{dataset} has no sequence {name!r}: it has {shown}")
+    return [open_one(name) for name in known if names is None or name in names]
+
+
+def _ctc(dataset: Path) -> tuple[list[str], Callable[[str], Source]]:
+    """Cell Tracking Challenge: 01/t000.tif, 01_GT/TRA, 01_GT/SEG (whole frames or planes), 01_ST/SEG."""
+    return ctc.find_sequences(dataset), lambda name: _ctc_source(dataset, name)
+
+
+def _ctc_source(dataset: Path, name: str) -> Source:
+    sequence = ctc.open_sequence(dataset, name)
+    tables: dict[str, ctc.Segmentation] = {
+        "segmentation": sequence.segmentation,
+        "markers": {frame: [(None, path)] for frame, path in sequence.markers.items()},
+        "silver": sequence.silver,
+    }
+
+    def read(frame: int) -> Frame:
+        image = _image(sequence.images[frame], frame)
+        masks = {
+            kind: _masks(table[frame], frame, image.shape[1:])
+            for kind, table in tables.items()
+            if frame in table
+        }
+        planes = tuple(z for z, _ in sequence.segmentation.get(frame, ()) if z is not None)
+        return Frame(image, masks, planes or None)
+
+    files = {
+        frame: (path, *(mask for table in tables.values() for _, mask in table.get(frame, ())))
+        for frame, path in sequence.images.items()
+    }
+    return Source(
+        name=name,
+        files=files,
+        tracks_file=dataset / f"{name}_GT" / "TRA" / "man_track.txt" if sequence.tracks is not None else None,
+        lineage=sequence.tracks,
+        kinds=tuple(kind for kind in KINDS if tables[kind].keys() & files.keys()),
+        complete=False,
+        read=read,
+    )
+
+
+def _dsb(dataset: Path) -> tuple[list[str], Callable[[str], Source]]:
+    """Data Science Bowl 2018: images/<id>.tif, masks/<id>.tif, index.csv with a column id; all cells outlined."""
+    index = dataset / "index.csv"
+    try:
+        with index.open(newline="") as file:
+            names = [row["id"] for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        raise InputError(f"{index} does not exist: it lists the images in a column id") from None
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{index} has no column id: it lists the images, <id>.tif, there") from error
+    return sorted(set(names)), lambda name: _dsb_source(dataset, name)
+
+
+def _dsb_source(dataset: Path, name: str) -> Source:
+    image, mask = (dataset / folder / f"{name}.tif" for folder in ("images", "masks"))
+
+    def read(frame: int) -> Frame:
+        pixels = _image(image, frame)
+        return Frame(pixels, {"segmentation": _masks([(None, mask)], frame, pixels.shape[1:])}, None)
+
+    return Source(name, {0: (image, mask)}, None, None, ("segmentation",), True, read)
+
+
+LAYOUTS = {"ctc": _ctc, "dsb": _dsb}
+"""Layout to function of the data set's folder, which returns sequence names and what opens one of them."""
+
+
+def _image(path: Path, frame: int) -> np.ndarray:
+    image = read_tif(path, frame)
+    if image.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path} (frame {frame}) holds {image.dtype}: write grey values as integers or floats"
+        )
+    image = image.astype(np.uint8) if image.dtype == bool else image
+    # What the file's byte order was does not matter any more.
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
+    return image.reshape(1, *(1,) * (3 - image.ndim), *image.shape)
+
+
+def _masks(entries: list[tuple[int | None, Path]], frame: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads the mask of a frame, or lays its annotated planes into an empty one: (Z, Y, X)."""
+    if entries[0][0] is None:
+        return _mask(entries[0][1], frame, shape)
+    planes = {z: _mask(path, frame, (1, *shape[1:])) for z, path in entries if z is not None}
+    if max(planes) >= shape[0]:
+        path = dict(entries)[max(planes)]
+        raise InputError(
+            f"{path} (frame {frame}) is plane {max(planes)}, but the image has {shape[0]} planes"
+        )
+    whole = np.zeros(shape, np.result_type(*planes.values()))
+    for z, plane in planes.items():
+        whole[z] = plane[0]
+    return whole
+
+
+def _mask(path: Path, frame: int, shape: tuple[int, ...]) -> np.ndarray:
+    where = f"{path} (frame {frame})"
+    mask = read_tif(path, frame)
+    if mask.dtype.kind not in "biu":
+        raise InputError(f"{where} holds {mask.dtype}: write labels as integers")
+    mask = mask.reshape((1,) * (3 - mask.ndim) + mask.shape)
+    if mask.shape != shape:
+        raise InputError(
+            f"{where} has shape {mask.shape}, its image {shape} (z, y, x): they have to be equal"
+        )
+    for label in (int(mask.min(initial=0)), int(mask.max(initial=0))):
+        if not 0 <= label <= MAX_LABEL:
+            raise InputError(
+                f"{where} has the label {label}: labels lie in 0 to {MAX_LABEL}; number them anew"
+            )
+    return mask.astype(np.uint8) if mask.dtype == bool else mask

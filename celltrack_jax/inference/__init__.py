@@ -1,0 +1,1 @@
+"""A trained model applied to a movie of any size."""

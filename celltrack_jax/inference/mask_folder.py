@@ -1,0 +1,99 @@
+"""Masks of a movie that is being segmented: a run that was stopped finds what it had done.
+
+<folder>/settings.json     what made the masks: checkpoint, images, settings
+<folder>/mask000.tif       written under another name and renamed, so a file that is there is whole
+"""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.io import ctc, tif
+
+MANIFEST = "settings.json"
+
+
+class MaskFolder:
+    """A folder of label masks made by one checkpoint with one set of settings."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        """Opens or makes the folder; masks that were made with other settings are removed.
+
+        Args:
+          folder: for the masks alone.
+          settings: what JSON can hold.
+
+        Raises:
+          InputError: the folder cannot be written, or holds something else.
+        """
+        self.folder = Path(folder)
+        manifest = self.folder / MANIFEST
+        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if manifest.is_file() and manifest.read_text() == text:
+                return
+            if any(self.folder.iterdir()) and not manifest.is_file():
+                raise InputError(f"{self.folder} holds other files: move them, or choose another --output")
+            for path in ctc.frame_files(self.folder, "mask").values():
+                path.unlink()
+            manifest.write_text(text)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def has(self, frame: int, changed_ns: int) -> bool:
+        """Returns whether the mask of a frame is there and newer than its image."""
+        try:
+            return self.path(frame).stat().st_mtime_ns > changed_ns
+        except FileNotFoundError:
+            return False
+
+    def path(self, frame: int) -> Path:
+        """Returns the file of a frame's mask."""
+        return self.folder / f"mask{frame:03d}.tif"
+
+    def write(self, frame: int, labels: np.ndarray) -> None:
+        """Writes a mask.
+
+        Args:
+          frame: its number.
+          labels: (Y, X) or (Z, Y, X) integers.
+
+        Raises:
+          InputError: more cells than a CTC mask can number, or the disk is full.
+        """
+        if labels.max(initial=0) > ctc.MAX_LABEL:
+            raise InputError(
+                f"frame {frame}: {labels.max()} cells are more than a CTC mask can number ({ctc.MAX_LABEL}): "
+                "split the images into parts"
+            )
+        path = self.path(frame)
+        partial = path.with_suffix(".partial")
+        try:
+            tif.write_tif(partial, labels.astype(np.uint16))
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise cannot_write(path, error) from error
+
+    def read(self, frame: int) -> np.ndarray:
+        """Reads a mask."""
+        return ctc.read_image(self.path(frame))
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """Explains a failed write in one line."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "free some space" if full else "check the folder and its permissions"
+    rest = "what was done is kept: run the same command again to continue" if full else "or change --output"
+    return InputError(f"cannot write {path}: {error.strerror or error}; {cure}, {rest}")

@@ -1,0 +1,172 @@
+"""Movies as inference reads them: a CTC image folder or an OME-Zarr image, one frame at a time.
+
+Shapes: C channels, Z Y X space, *S the model's spatial axes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from celltrack_jax.data import store
+from celltrack_jax.errors import InputError
+from celltrack_jax.io import ctc, ome_zarr
+
+
+class Movie(NamedTuple):
+    """A movie that is read on demand."""
+
+    path: Path
+    frames: list[int]
+    """Frame numbers, ascending."""
+    read: Callable[[int], np.ndarray]
+    """Frame number -> (C, Z, Y, X) in the movie's dtype; InputError where it cannot be read or has another
+    shape than the first frame."""
+    shape: tuple[int, ...]
+    """(C, Z, Y, X)."""
+    spacing_um: np.ndarray
+    """(3,) float64, z, y, x; 1 where unknown."""
+    spacing_known: bool
+    changed_ns: Callable[[int], int]
+    """Frame number -> when it was last written."""
+    digits: int
+    """Of frame numbers in file names."""
+
+
+def open_movie(path: Path) -> Movie:
+    """Opens a folder of t*.tif, or an OME-Zarr image such as a sequence of a store.
+
+    Raises:
+      InputError: it is neither, has no frames, or its first frame cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder: give a folder with t000.tif, ... or an OME-Zarr image")
+    if (path / store.INDEX).is_file():
+        groups = ", ".join(sorted(group.name for group in path.glob("*.ome.zarr")))
+        raise InputError(f"{path} is a store of several sequences: give one of them ({groups})")
+    if (path / "zarr.json").is_file() or (path / ".zattrs").is_file():
+        return _open_zarr(path)
+    return _open_folder(path)
+
+
+def in_model_axes(movie: Movie, ndim: int, channels: int) -> Movie:
+    """Returns the movie with frames (C, *S) as a model takes them.
+
+    Args:
+      movie: to be predicted.
+      ndim: of the model, 2 or 3.
+      channels: of the model.
+
+    Raises:
+      InputError: the movie is 3D and the model 2D or the reverse, or they differ in channels.
+    """
+    flat = movie.shape[1] == 1
+    if flat != (ndim == 2):
+        kind = "2D" if flat else f"3D ({movie.shape[1]} planes)"
+        raise InputError(f"{movie.path} is {kind} and the model {ndim}D: use a model trained on such images")
+    if movie.shape[0] != channels:
+        raise InputError(
+            f"{movie.path} has {movie.shape[0]} channels and the model takes {channels}: "
+            "use a model trained on such images"
+        )
+    return movie._replace(read=lambda frame: movie.read(frame)[:, 0]) if flat else movie
+
+
+def chosen_frames(frames: list[int], wanted: str, allow_gaps: bool, where: Path) -> list[int]:
+    """Chooses frames by "first:end" as in Python slices of frame numbers.
+
+    Args:
+      frames: all numbers, ascending.
+      wanted: such as "10:20" (without 20), ":50" or ""; empty is all.
+      allow_gaps: whether numbers may be missing in between.
+      where: folder that error messages name.
+
+    Raises:
+      InputError: no frame is left, or numbers are missing.
+    """
+    first, _, end = wanted.partition(":")
+    if wanted and (":" not in wanted or any(part and not part.isdigit() for part in (first, end))):
+        raise InputError(f"--frames={wanted} is no range: write first:end, as in --frames=10:20")
+    chosen = [frame for frame in frames if frame >= int(first or 0) and (not end or frame < int(end))]
+    if not chosen:
+        raise InputError(f"{where} has no frames in {wanted!r}: it has {_ranges(frames)}")
+    missing = sorted(set(range(chosen[0], chosen[-1])) - set(chosen))
+    if missing and not allow_gaps:
+        raise InputError(
+            f"{where} lacks the frames {_ranges(missing)}, so tracks would break there: complete it, choose a "
+            "range without gaps by --frames=first:end, or accept that by --allow_gaps"
+        )
+    return chosen
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Writes ascending numbers as "0-4, 7, 9-12", at most five of them."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [str(low) if low == high else f"{low}-{high}" for low, high in runs[:5]]
+    return ", ".join(shown) + (", ..." if len(runs) > 5 else "") if shown else "none"
+
+
+def _open_folder(path: Path) -> Movie:
+    files = ctc.frame_files(path, "t")
+    if not files:
+        raise InputError(f"{path} has no frames: name the images t000.tif, t001.tif, ... as the CTC does")
+    first = next(iter(files))
+    sample = ctc.read_image(files[first])
+
+    def read(frame: int) -> np.ndarray:
+        image = ctc.read_image(files[frame])
+        if image.shape != sample.shape or image.dtype != sample.dtype:
+            raise InputError(
+                f"{files[frame]} (frame {frame}) is {image.dtype} {image.shape}, {files[first].name} is "
+                f"{sample.dtype} {sample.shape}: all frames of a movie need the same shape and type"
+            )
+        return image.reshape(1, -1, *image.shape[-2:])
+
+    return Movie(
+        path=path,
+        frames=list(files),
+        read=read,
+        shape=sample.reshape(1, -1, *sample.shape[-2:]).shape,
+        spacing_um=np.ones(3),
+        spacing_known=False,
+        changed_ns=lambda frame: files[frame].stat().st_mtime_ns,
+        digits=max(len(file.stem.lstrip("tT")) for file in files.values()),
+    )
+
+
+def _open_zarr(path: Path) -> Movie:
+    attributes = ome_zarr.read_attributes(path)
+    if "celltrack" in attributes and store.read_sequence_attributes(path) is None:
+        raise InputError(f"{path} is half-written: run launch.prepare again with the same flags")
+    image = ome_zarr.open_image(path)
+    count = image.array.shape[0]
+    if count == 0:
+        raise InputError(f"{path} has no frames: its time axis is empty")
+    frames = [int(number) for number in attributes.get("celltrack", {}).get("frames", range(count))]
+    index = {frame: t for t, frame in enumerate(frames)}
+
+    def read(frame: int) -> np.ndarray:
+        try:
+            return np.asarray(image.array[index[frame]].read().result())
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"cannot read frame {frame} of {path}: {reason}; write it again") from error
+
+    changed = max(file.stat().st_mtime_ns for file in path.iterdir())
+    return Movie(
+        path=path,
+        frames=frames,
+        read=read,
+        shape=tuple(image.array.shape[1:]),
+        spacing_um=image.spacing_um,
+        spacing_known=image.spacing_known,
+        changed_ns=lambda frame: changed,
+        digits=max(3, len(str(frames[-1]))),
+    )

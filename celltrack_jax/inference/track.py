@@ -1,0 +1,115 @@
+"""Masks of a movie as a CTC result: measured, linked, relabelled and written, one frame in memory at a time."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from celltrack_jax.inference import streams
+from celltrack_jax.inference.mask_folder import cannot_write
+from celltrack_jax.io import ctc, geff
+from celltrack_jax.lineage import Detections, Lineage
+from celltrack_jax.tracking import features, tracks
+
+GEFF_NAME = "tracks.geff"
+_MOST_THREADS = 4
+"""That read, and again that write: each holds a frame."""
+
+Linker = Callable[[Detections], np.ndarray]
+"""Detections (N) -> (N,) int64, the index of each one's predecessor, -1 for none."""
+
+
+class Masks(NamedTuple):
+    """The masks of a movie."""
+
+    frames: list[int]
+    """Frame numbers, ascending."""
+    read: Callable[[int], np.ndarray]
+    """Frame number -> (Y, X) or (Z, Y, X) integers, 0 background; InputError where it cannot; called in threads."""
+    spacing_um: np.ndarray
+    """(3,) float64, z, y, x; 1 where unknown."""
+    spacing_known: bool
+    digits: int
+    """Of frame numbers in file names."""
+
+
+class Drawing(NamedTuple):
+    """How links become tracks."""
+
+    fill_gaps: bool
+    """Whether a cell is drawn in the frames that its link skips; else its track ends there."""
+    min_length: int
+    """Tracks of fewer frames, without parent and daughters, are left out."""
+
+
+def track_movie(
+    masks: Masks,
+    linker: Linker,
+    drawing: Drawing,
+    output: Path,
+    images: Path | None,
+    watch: Callable[[str, Iterable[int]], Iterable[int]],
+) -> Lineage:
+    """Links the cells of a movie and writes mask*.tif, res_track.txt and tracks.geff.
+
+    Args:
+      masks: that are read twice.
+      linker: chooses predecessors.
+      drawing: how links become tracks.
+      output: the result folder, which is replaced when everything is done.
+      images: that the GEFF names for viewers, if any.
+      watch: (what, frame numbers) -> the same numbers; shows progress.
+
+    Returns:
+      The tracks.
+
+    Raises:
+      InputError: a mask cannot be read, or the result cannot be written.
+    """
+    frames, threads = masks.frames, min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+
+    def read(frame: int) -> tuple[int, np.ndarray]:
+        return frame, masks.read(frame)
+
+    measured = streams.mapped(read, watch("measuring", frames), threads)
+    found = features.detections_from_masks(measured, masks.spacing_um)
+    painter = tracks.TrackPainter(
+        found,
+        linker(found),
+        frames,
+        masks.spacing_um,
+        fill_gaps=drawing.fill_gaps,
+        min_length=drawing.min_length,
+    )
+    with ctc.ResultWriter(output, masks.digits) as writer:
+        again = streams.mapped(read, watch("writing", frames), threads)
+        painted = ((frame, painter.paint(frame, labels)) for frame, labels in again)
+        for _ in streams.mapped(lambda one: writer.write(*one), painted, threads):
+            pass
+        lineage = painter.lineage()
+        writer.finish(lineage)
+    _write_geff(output / GEFF_NAME, painter.cells(), lineage, masks, images)
+    return lineage
+
+
+def _write_geff(path: Path, cells: Detections, lineage: Lineage, masks: Masks, images: Path | None) -> None:
+    t = np.searchsorted(masks.frames, cells.frame)
+    graph = geff.graph(t, cells.frame, cells.label, cells.position_um, lineage)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        geff.write(
+            partial,
+            graph,
+            spacing_known=masks.spacing_known,
+            image=os.path.relpath(images, path) if images else "",
+            labels="..",
+        )
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error

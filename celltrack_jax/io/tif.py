@@ -1,0 +1,83 @@
+"""Single-channel tif files of one frame: (Y, X) images and (Z, Y, X) stacks, in any compression."""
+
+import logging
+import struct
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from celltrack_jax.errors import InputError
+
+# What tifffile would log about a broken file (and then return a part of it), read_tif raises.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+def read_tif(path: Path, frame: int | None = None) -> np.ndarray:
+    """Reads all of a tif or fails: tifffile alone returns the readable part of some truncated files.
+
+    Args:
+      path: file with pages of one shape and dtype and one sample per pixel; ImageJ stacks included.
+      frame: frame number that error messages name.
+
+    Returns:
+      (Y, X) or (Z, Y, X) in the file's own dtype; a stack of a single plane comes as (Y, X).
+
+    Raises:
+      InputError: the file is missing, truncated, in an unknown compression, or has colours, several channels
+        or pages of different shapes.
+    """
+    where = f"{path} (frame {frame})" if frame is not None else str(path)
+    try:
+        # is_ome=False: OME metadata may name pages of other files; here one file is one frame.
+        with tifffile.TiffFile(path, is_ome=False) as tif:
+            image = _read_pages(tif, path.stat().st_size)
+    except FileNotFoundError:
+        raise InputError(f"{where} does not exist: copy the file there or correct the path") from None
+    except Exception as error:  # a damaged file makes tifffile and its codecs raise anything
+        reason = "it is truncated" if isinstance(error, struct.error) else " ".join(str(error).split())
+        raise InputError(f"cannot read {where}: {reason}; write or copy the file again") from error
+    if image.ndim > 2:
+        image = image.reshape(*(n for n in image.shape[:-2] if n > 1), *image.shape[-2:])
+    if image.ndim not in (2, 3):
+        raise InputError(
+            f"{where} has shape {image.shape}: write one channel as (Y, X) or (Z, Y, X), one file per frame"
+        )
+    return image
+
+
+def write_tif(path: Path, image: np.ndarray) -> None:
+    """Writes a (Y, X) or (Z, Y, X) image as pages in deflate compression, without metadata."""
+    tifffile.imwrite(path, image, compression="zlib", photometric="minisblack", metadata=None)
+
+
+def _read_pages(tif: tifffile.TiffFile, size: int) -> np.ndarray:
+    pages = list(tif.pages)
+    if _next_page_offset(tif) != 0:
+        raise ValueError(f"truncated after {len(pages)} pages")
+    first = pages[0].aspage()
+    if first.samplesperpixel != 1:
+        raise ValueError(f"{first.samplesperpixel} samples per pixel (colours): convert it to one")
+    for index, page in enumerate(pages):
+        if page.shape != first.shape or page.dtype != first.dtype:
+            raise ValueError(
+                f"page {index} is {page.dtype} {page.shape}, page 0 is {first.dtype} {first.shape}"
+            )
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if offset == 0 or count == 0 or offset + count > size:
+                raise ValueError(f"truncated: page {index} has no data at byte {offset + count} of {size}")
+    # One worker: callers read several frames at a time, which measured faster than strips in parallel.
+    if len(pages) == 1 and not (tif.is_imagej or tif.is_shaped):
+        return first.asarray(maxworkers=1)
+    if len(tif.series) != 1:
+        raise ValueError(f"{len(tif.series)} images where one is expected")
+    return tif.series[0].asarray(maxworkers=1)
+
+
+def _next_page_offset(tif: tifffile.TiffFile) -> int:
+    """Offset of the page after the last that tifffile found; 0 where the chain of pages is whole."""
+    form, handle = tif.tiff, tif.filehandle
+    handle.seek(tif.pages[-1].offset)
+    tags = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0]
+    handle.seek(tags * form.tagsize, 1)
+    return struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]

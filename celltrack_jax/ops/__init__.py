@@ -1,0 +1,1 @@
+"""Jit-able array maths: no files, no models, no state."""

@@ -1,0 +1,60 @@
+"""Gaussian smoothing by shifted sums: the width may be traced, the reach is static.
+
+A shifted sum fuses into one loop on every platform; a convolution whose kernel differs per sample of a
+`vmap` becomes a grouped convolution, which XLA runs slowly on CPUs.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def weights(sigma: jax.Array | float, radius: int) -> jax.Array:
+    """Sampled Gaussian that sums to 1; sigma 0 gives exactly the identity.
+
+    Args:
+      sigma: () standard deviation in pixels, may be traced.
+      radius: pixels on each side of the centre.
+
+    Returns:
+      (2 * radius + 1,) float32.
+    """
+    offset = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    # Clamped: 0 / 0 at the centre would be NaN, and every other tap underflows to 0.
+    sampled = jnp.exp(-0.5 * jnp.square(offset / jnp.maximum(sigma, 1e-6)))
+    return sampled / sampled.sum()
+
+
+def blur(x: jax.Array, sigma: Sequence[jax.Array | float], radius: Sequence[int]) -> jax.Array:
+    """Smooths the first axes of x; edge pixels are repeated outwards.
+
+    Args:
+      x: (*S, ...) float32.
+      sigma: standard deviation in pixels of each of the first `len(sigma)` axes, may be traced.
+      radius: reach of each of these axes in pixels; 0 leaves the axis alone.
+
+    Returns:
+      x's shape, float32.
+    """
+    for axis, (width, reach) in enumerate(zip(sigma, radius, strict=True)):
+        if reach == 0:
+            continue
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = (reach, reach)
+        padded = jnp.pad(x, pad, mode="edge")
+        x = _weighted_shifts(padded, weights(width, reach), axis)
+    return x
+
+
+def _weighted_shifts(padded: jax.Array, taps: jax.Array, axis: int) -> jax.Array:
+    """Sum of taps times shifted slices. A loop: unrolled, XLA would fuse whatever computes the input into it
+    and compute that once per tap."""
+    size = padded.shape[axis] - len(taps) + 1
+
+    def add(tap: jax.Array, total: jax.Array) -> jax.Array:
+        return total + taps[tap] * lax.dynamic_slice_in_dim(padded, tap, size, axis)
+
+    empty = jnp.zeros_like(lax.slice_in_dim(padded, 0, size, axis=axis))
+    return lax.fori_loop(0, len(taps), add, empty)

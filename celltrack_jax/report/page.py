@@ -1,0 +1,258 @@
+"""One HTML page about one run: scores, a frame viewer, lineage trees, curves, the config.
+
+The page holds everything it shows. It loads nothing, and its content security policy forbids it to.
+
+Shapes: Y X of a frame, Z of a volume, K tracks.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celltrack_jax.lineage import Lineage
+from celltrack_jax.report import curves, lineage_tree, measures, overlay
+from celltrack_jax.report.palette import TRACK_COLOURS, colour_index, rgb
+from celltrack_jax.report.viewer import Annotation, Read, data_url, shown_frames, viewer_data
+
+TRUTH_COLOUR = "var(--ink-soft)"
+TRUTH_BOXES = """<label><input type="checkbox" id="show-truth"> truth <kbd>t</kbd></label>
+<label><input type="checkbox" id="show-errors"> errors (× missed, + extra) <kbd>e</kbd></label>"""
+SECURITY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_page(
+    path: Path | str,
+    *,
+    title: str,
+    frames: Sequence[int],
+    image: Read,
+    result: Annotation,
+    truth: Annotation | None = None,
+    facts: Mapping[str, object] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    targets: Mapping[str, float] | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+    config: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Writes the page; the same arguments give the same bytes.
+
+    Args:
+      path: the HTML file; its folder is made when absent.
+      title: the heading.
+      frames: frame numbers of the movie in order; may be empty.
+      image: reads a frame.
+      result: masks and tracks that were found.
+      truth: masks and tracks to compare with.
+      facts: what, when, on which device, how long: shown below the heading in this order.
+      scores: as in the JSON of `launch.evaluate`; further numbers are shown without an explanation.
+      targets: by measure, the value to reach.
+      history: the rows of the run's metrics.jsonl.
+      config: the run's, shown folded.
+      notes: paragraphs of plain text.
+    """
+    annotated = (result, truth) if truth else (result,)
+    cells = sum(int(cells_per_frame(annotation.lineage, frames).sum()) for annotation in annotated)
+    shown = shown_frames(frames, cells)
+    data = viewer_data(shown, image, result, truth)
+    scores, targets = scores or {}, targets or {}
+    sections = [
+        _header(title, facts or {}, notes),
+        measures.problems(scores),
+        measures.tiles(scores, targets),
+        _viewer_section(frames, image, result, truth, data),
+        _lineage_section(frames, result, truth),
+        _history_section(history),
+        _section("Measures", measures.table(scores, targets)),
+        _config_section(config),
+    ]
+    html = _document(title, "\n".join(filter(None, sections)), data)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _document(title: str, body: str, data: Mapping[str, Any]) -> str:
+    # "<" is written as an escape so that no text in the data can close the script element.
+    packed = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{SECURITY}">
+<title>{escape(title)}</title>
+<style>{_text("page.css")}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script type="application/json" id="movie">{packed}</script>
+<script>{_text("viewer.js")}</script>
+</body>
+</html>
+"""
+
+
+def _text(name: str) -> str:
+    return resources.files("celltrack_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _header(title: str, facts: Mapping[str, object], notes: Sequence[str]) -> str:
+    listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items())
+    said = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return f"<header><h1>{escape(title)}</h1>{said}{f'<dl>{listed}</dl>' if listed else ''}</header>"
+
+
+def _viewer_section(
+    frames: Sequence[int], image: Read, result: Annotation, truth: Annotation | None, data: Mapping[str, Any]
+) -> str:
+    shown = data["frames"]
+    if not shown:
+        return _section("Movie", "<p>The movie has no frames.</p>")
+    pixels = np.asarray(image(shown[0]))
+    projected = "Volumes are shown as maximum projections. " if pixels.ndim == 3 else ""
+    skipped = f"{len(shown)} of {len(frames)} frames are shown. " if len(shown) < len(frames) else ""
+    truth_boxes = TRUTH_BOXES if truth else ""
+    height, width = overlay.picture_size(pixels.shape, None)
+    viewer = f"""<figure class="viewer">
+<div class="stage" style="aspect-ratio:{width}/{height}">
+<canvas id="picture"></canvas><canvas id="drawing" role="img" aria-label="Frame with outlines"
+data-first="{frames[0]}" data-last="{frames[-1]}"></canvas>
+<noscript><img alt="First frame with the outlines of the result" src="{_poster(pixels, shown[0], result)}">
+</noscript></div>
+<div class="controls">
+<button type="button" id="play" aria-pressed="false">Play</button>
+<input type="range" id="time" min="0" max="{len(shown) - 1}" value="0" aria-label="Frame">
+<output id="frame" for="time"></output>
+</div>
+<div class="controls">
+<label><input type="checkbox" id="show-result" checked> result <kbd>r</kbd></label>
+{truth_boxes}
+<label><input type="checkbox" id="show-tails" checked> tails <kbd>l</kbd></label>
+<label><input type="checkbox" id="show-names"> numbers <kbd>n</kbd></label>
+<label>brightness <input type="range" id="brightness" min="50" max="300" value="100"></label>
+</div>
+<figcaption><span id="selected" role="status">Select a cell or a branch of the tree to follow its track.</span>
+{projected}{skipped}</figcaption>
+</figure>"""
+    return _section(
+        "Movie", f'<div class="columns">{viewer}<div>{_summary(frames, result, truth, data)}</div></div>'
+    )
+
+
+def _poster(pixels: np.ndarray, frame: int, result: Annotation) -> str:
+    """The first frame for readers without scripts, and for print."""
+    labels = result.masks(frame)
+    lineage = result.lineage
+    colours = {
+        label: rgb(TRACK_COLOURS[c])
+        for label, c in zip(lineage.label.tolist(), colour_index(lineage).tolist(), strict=True)
+    }
+    empty = np.zeros(pixels.shape, np.uint8)
+    return data_url(overlay.overlay(pixels, empty if labels is None else labels, colours), "png")
+
+
+def _summary(
+    frames: Sequence[int], result: Annotation, truth: Annotation | None, data: Mapping[str, Any]
+) -> str:
+    """Counts of the result, beside those of the truth where there is one, cells and errors per frame."""
+    columns = {"result": result.lineage} | ({"truth": truth.lineage} if truth else {})
+    counted = {name: _counts(lineage) for name, lineage in columns.items()}
+    head = "".join(f"<th scope=col class=number>{name}</th>" for name in columns)
+    rows = "".join(
+        f"<tr><th scope=row>{key}</th>"
+        + "".join(f"<td class=number>{counts[key]}</td>" for counts in counted.values())
+        + "</tr>"
+        for key in counted["result"]
+    )
+    at = np.asarray(frames, np.float64)
+    alive = [curves.Curve(name, at, cells_per_frame(lineage, frames)) for name, lineage in columns.items()]
+    panel = curves.Panel("cells per frame", "frame", alive)
+    table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return table + _figure(panel) + (_figure(_errors(data)) if truth else "")
+
+
+def _errors(data: Mapping[str, Any]) -> curves.Panel:
+    at = np.asarray(data["frames"], np.float64)
+    counts = {name: np.array([len(labels) for labels in data[name]], float) for name in ("missed", "extra")}
+    return curves.Panel("errors per frame", "frame", [curves.Curve(n, at, y) for n, y in counts.items()])
+
+
+def cells_per_frame(lineage: Lineage, frames: Sequence[int]) -> np.ndarray:
+    """(T,) float64, tracks alive in each of T frames."""
+    at = np.asarray(frames, np.int64)[:, None]
+    return ((lineage.begin <= at) & (at <= lineage.end)).sum(axis=1).astype(np.float64)
+
+
+def _counts(lineage: Lineage) -> dict[str, str]:
+    lengths = lineage.end - lineage.begin + 1
+    _, children = np.unique(lineage.parent[lineage.parent > 0], return_counts=True)
+    return {
+        "cells in all frames": f"{lengths.sum():,}",
+        "tracks": f"{len(lengths):,}",
+        "divisions": f"{np.count_nonzero(children > 1):,}",
+        "frames per track, median": f"{np.median(lengths):g}" if len(lengths) else "—",
+    }
+
+
+def _lineage_section(frames: Sequence[int], result: Annotation, truth: Annotation | None) -> str:
+    if not len(frames):
+        return ""
+    colour = colour_index(result.lineage).tolist()
+    trees = {
+        "result": lineage_tree.tree_svg(
+            result.lineage, frames, lambda i: TRACK_COLOURS[colour[i]], "Lineage of the result"
+        )
+    }
+    if truth:
+        trees["truth"] = lineage_tree.tree_svg(
+            truth.lineage, frames, lambda i: TRUTH_COLOUR, "Lineage of the truth"
+        )
+    panels = "".join(
+        f"<div><h3>{name if truth else ''}</h3>"
+        f'<div class="forest" data-forest="{name}" tabindex="0">{tree}</div></div>'
+        for name, tree in trees.items()
+    )
+    said = "<p>Time runs to the right; a dot is a division. Colours are those of the movie above.</p>"
+    return _section("Lineage", f'{said}<div class="columns even">{panels}</div>')
+
+
+def _history_section(history: Sequence[Mapping[str, Any]]) -> str:
+    learned, machine = curves.history_panels(history)
+    body = ""
+    if learned:
+        body += f'<div class="panels">{"".join(map(_figure, learned))}</div>'
+    if machine:
+        body += f'<h3>The machine</h3><div class="panels">{"".join(map(_figure, machine))}</div>'
+    return _section("Training", body)
+
+
+def _figure(panel: curves.Panel) -> str:
+    chart = curves.chart_svg(panel)
+    keys = "".join(
+        f'<span class="key curve{number}">{escape(curve.name)}</span>'
+        for number, curve in enumerate(panel.curves)
+    )
+    caption = f"<figcaption><strong>{escape(panel.title)}</strong> {keys}</figcaption>"
+    return f"<figure>{caption}{chart}</figure>" if chart else ""
+
+
+def _config_section(config: Mapping[str, Any] | None) -> str:
+    if config is None:
+        return ""
+    text = escape(json.dumps(config, indent=2, default=str))
+    return f"<section><details><summary>Config of the run</summary><pre>{text}</pre></details></section>"

@@ -1,0 +1,92 @@
+"""How cells are written as a dense map: one file per way.
+
+A representation says how labels become a target, what a prediction costs, and how it is read back. It is
+chosen by name in a config, and the file of that name in this folder holds it.
+
+Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), C channels of the representation. All lengths of a
+representation are in the unit of the spacing: µm, or pixels where the spacing is 1.
+"""
+
+import importlib
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from celltrack_jax.errors import InputError
+
+
+class Target(NamedTuple):
+    """What the network should answer, and where the answer is known."""
+
+    value: jax.Array
+    """(*S, C) float32; for class maps (*S, 1) with the class index."""
+    weight: jax.Array
+    """(*S, 1) float32 factor of each pixel's loss; 0 where the truth is unknown."""
+
+
+class Representation(Protocol):
+    """The protocol that tasks and inference know."""
+
+    @property
+    def channels(self) -> int:
+        """Channels that the network's head predicts."""
+        ...
+
+    def target(self, labels: jax.Array, spacing: jax.Array) -> Target:
+        """Makes the target of one sample; traced into the training step, vmapped by the caller.
+
+        Args:
+          labels: (*S) int32: cells 1.., 0 background, -1 unknown.
+          spacing: (ndim,) float32, pixel size along each axis of S.
+        """
+        ...
+
+    def loss(
+        self, prediction: jax.Array, target: Target, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Compares the network's raw output with targets; pixels of weight 0 count nowhere, exactly.
+
+        Args:
+          prediction: (B, *S, C) float32, raw output: logits where the representation says so.
+          target: values and weights of the batch.
+          step: () int32, training steps done.
+
+        Returns:
+          () float32 loss, finite also without a known pixel, and scalar metrics.
+        """
+        ...
+
+    def decode(self, prediction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+        """Reads cells from the raw output for one frame; runs on the host, thread-safe.
+
+        Args:
+          prediction: (*S, C) float32.
+          spacing: (ndim,) pixel size along each axis of S.
+
+        Returns:
+          (*S) int32: cells 1..K, 0 background.
+        """
+        ...
+
+    def perfect(self, target: Target) -> jax.Array:
+        """The raw output of a network that predicts the target exactly: (*S, C) float32."""
+        ...
+
+
+def build(name: str, **kwargs) -> Representation:
+    """Makes the representation of `celltrack_jax/representations/<name>.py` by its `build(**kwargs)`.
+
+    Raises:
+      InputError: there is no such file, or its constants are not the given ones.
+    """
+    module = f"{__name__}.{name}"
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise InputError(
+            f"no representation named {name!r}: celltrack_jax/representations/{name}.py does not exist"
+        ) from None
+    return loaded.build(**kwargs)

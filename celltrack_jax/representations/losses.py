@@ -1,0 +1,103 @@
+"""Pixel losses with weights; pixels of weight 0 count nowhere, whatever the prediction is there.
+
+Shapes: B batch, S spatial axes, C channels; weights (B, *S, 1) broadcast over C.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def known(prediction: jax.Array, weight: jax.Array) -> jax.Array:
+    """Replaces predictions of weight 0 by 0, so that not even an infinite one reaches loss or gradient."""
+    return jnp.where(weight > 0, prediction, 0.0)
+
+
+def known_weight(labels: jax.Array) -> jax.Array:
+    """(*S, 1) float32: 0 where labels (*S) are unknown (-1), 1 elsewhere."""
+    return (labels >= 0).astype(jnp.float32)[..., None]
+
+
+def weighted_mean(value: jax.Array, weight: jax.Array) -> jax.Array:
+    """Mean of (B, *S, C) values over pixels by their weights and over channels; 0 when all weights are 0."""
+    weight = jnp.broadcast_to(weight, value.shape)
+    total = weight.sum()
+    return jnp.where(weight > 0, value * weight, 0.0).sum() / jnp.where(total > 0, total, 1.0)
+
+
+def binary_cross_entropy(logits: jax.Array, probability: jax.Array, weight: jax.Array) -> jax.Array:
+    """Weighted mean cross entropy; logits and target probabilities (B, *S, C). Returns ()."""
+    logits = known(logits, weight)
+    entropy = jnp.maximum(logits, 0) - logits * probability + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return weighted_mean(entropy, weight)
+
+
+def soft_dice(probability: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """1 - 2 sum(p g) / (sum p + sum g), sums over the whole batch, mean over channels.
+
+    One pixel is added to numerator and denominator: without it an empty batch is 0 / 0. Whole-batch sums
+    keep crops without a cell from outweighing the others.
+
+    Args:
+      probability: (B, *S, C) in [0, 1].
+      target: (B, *S, C) in [0, 1].
+      weight: (B, *S, 1).
+
+    Returns:
+      () float32 in [0, 1).
+    """
+    axes = tuple(range(probability.ndim - 1))
+    probability = known(probability, weight)
+    overlap = (weight * probability * target).sum(axes)
+    total = (weight * (probability + target)).sum(axes)
+    return jnp.mean(1 - (2 * overlap + 1) / (total + 1))
+
+
+def bce_and_dice(logits: jax.Array, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both losses of one logit map: (), () from (B, *S, C), (B, *S, C) and (B, *S, 1)."""
+    logits = known(logits, weight)
+    return (
+        binary_cross_entropy(logits, target, weight),
+        soft_dice(jax.nn.sigmoid(logits), target, weight),
+    )
+
+
+def cross_entropy(
+    logits: jax.Array, classes: jax.Array, class_weights: tuple[float, ...], weight: jax.Array
+) -> jax.Array:
+    """Class-weighted mean cross entropy.
+
+    Args:
+      logits: (B, *S, C).
+      classes: (B, *S) int32 in [0, C).
+      class_weights: C factors, by the true class.
+      weight: (B, *S, 1).
+
+    Returns:
+      () float32.
+    """
+    log_probability = jax.nn.log_softmax(known(logits, weight))
+    # One-hot products, not a gather: C is small, and a gather's backward pass is a scatter.
+    one_hot = jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
+    picked = -(log_probability * one_hot).sum(-1, keepdims=True)
+    by_class = (one_hot * jnp.asarray(class_weights, logits.dtype)).sum(-1, keepdims=True)
+    return weighted_mean(picked, weight * by_class)
+
+
+def smooth_l1(difference: jax.Array, beta: float) -> jax.Array:
+    """Elementwise 0.5 d^2 / beta within beta of 0, else |d| - beta / 2; beta 0 is |d|."""
+    size = jnp.abs(difference)
+    if beta == 0:
+        return size
+    return jnp.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
+
+
+def logit(probability: float) -> float:
+    """The raw output that means a probability in (0, 1)."""
+    return math.log(probability / (1 - probability))
+
+
+def saturated(target: jax.Array) -> jax.Array:
+    """Logits that say a 0/1 target beyond doubt, (..., C) -> (..., C); their cross entropy is 5e-5."""
+    return 20.0 * target - 10.0

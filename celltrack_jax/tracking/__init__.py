@@ -1,0 +1,1 @@
+"""Detections to links: features, candidate graphs, assignment."""

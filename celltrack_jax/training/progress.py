@@ -1,0 +1,153 @@
+"""What a run tells: JSON lines, TensorBoard events, and a progress bar on a terminal."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.training.hardware import device_peak
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the rows of `metrics.jsonl`; a last line that a crash cut short is left out."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class RunLog:
+    """Writes rows of one run; opened by process 0 only, a no-op elsewhere."""
+
+    def __init__(self, workdir: Path, total_steps: int, start_step: int):
+        """Opens the log of a run that starts or resumes.
+
+        Args:
+          workdir: the run's folder.
+          total_steps: the run's length.
+          start_step: steps already done; rows beyond it, from before a crash, are dropped.
+        """
+        self._active = jax.process_index() == 0
+        self._total = total_steps
+        kept = [row for row in read_history(workdir) if row["step"] <= start_step]
+        self.evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
+        """Steps whose evaluation is in the log already; the same on every process."""
+        if not self._active:
+            return
+        path = workdir / METRICS_FILE
+        try:
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(partial, path)
+            self._file = path.open("a", buffering=1)
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another --workdir") from error
+        self._terminal = sys.stderr.isatty()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), disable=not self._terminal)
+        self._task = self._bar.add_task("training", total=total_steps, completed=start_step, note="")
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self._active:
+            self._bar.update(self._task, completed=step)
+
+    def write(self, kind: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Writes one row.
+
+        Args:
+          kind: "train" or "eval".
+          step: steps done.
+          values: scalars; None and non-finite ones become null.
+        """
+        if not self._active:
+            return
+        clean = {key: _finite(value) for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **clean}) + "\n")
+        for key, value in clean.items():
+            if value is not None:
+                self._events.add_scalar(f"{kind}/{key}", value, step)
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in clean.items() if value is not None)
+        if not self._terminal:
+            print(f"{kind} {step}/{self._total}  {shown}", flush=True)
+        elif kind == "eval":
+            self._bar.console.print(f"eval {step}  {shown}")
+        else:
+            self._bar.update(self._task, note=f"loss {clean.get('loss') or math.nan:.4g}")
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if self._active:
+            self._bar.console.print(text, highlight=False) if self._terminal else print(text, flush=True)
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if self._active:
+            self._bar.stop()
+            self._file.close()
+            self._events.close()
+
+
+class StepClock:
+    """Measures steps between two log lines: throughput, share of input wait, MFU."""
+
+    def __init__(self, batch_size: int, flops: float, bytes_moved: float):
+        """Starts the clock.
+
+        Args:
+          batch_size: samples of a global batch.
+          flops: of one step on one device, as the compiler counts them.
+          bytes_moved: of one step on one device, likewise.
+        """
+        self._batch, self._flops, self._bytes = batch_size, flops, bytes_moved
+        self._peak = device_peak(jax.local_devices()[0])
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was measured; call after an evaluation or a save."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def count(self, waited_s: float) -> None:
+        """Counts a step that waited this long for its batch."""
+        self._waited += waited_s
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Returns seconds per step, samples/s, input wait share, FLOP/s, MFU and roofline share, and restarts."""
+        elapsed = time.perf_counter() - self._start
+        step_s = elapsed / max(self._steps, 1)
+        rates = {
+            "step_s": step_s,
+            "samples_per_s": self._batch / step_s,
+            "input_wait": self._waited / elapsed,
+            "tflops_per_s": self._flops / step_s / 1e12,
+        }
+        if self._peak is not None:
+            floor_s = max(self._flops / self._peak.flops, self._bytes / self._peak.bytes)
+            rates["mfu"] = self._flops / step_s / self._peak.flops
+            rates["roofline"] = floor_s / step_s
+        self.restart()
+        return rates
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(float(value)) else float(value)

@@ -1,0 +1,1 @@
+"""Thin absl mains; everything they do lives in celltrack_jax."""

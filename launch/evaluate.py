@@ -1,0 +1,131 @@
+"""Scores a Cell Tracking Challenge result, or the checkpoints of a run on its held-out frames.
+
+    python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
+    python -m launch.evaluate --workdir=runs/sim --checkpoints=all
+
+Prints the measures and writes them as JSON. A measure that is not defined, or whose truth is absent, is null; a
+result without a track file is scored for SEG and DET only. A result that breaks the rules is not scored: every
+problem is printed, the JSON says so, and the exit status is 1.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.metrics.ctc import MEASURES
+from celltrack_jax.report.ctc_scores import Scores, score_result
+from launch import cli
+
+TRUTH = flags.DEFINE_string("truth", None, "annotation folder (01_GT) that holds TRA or SEG or both")
+RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
+JSON = flags.DEFINE_string("json", None, "file for the measures")
+SEG_SLICES = flags.DEFINE_enum(
+    "seg_slices",
+    "object",
+    ["object", "slice"],
+    "3D truth that annotates single planes, man_seg_TTT_ZZZ.tif: take the annotated planes of a frame as one "
+    "volume, where an object counts once (object), or each as an image of its own (slice)",
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a launch.train run whose checkpoints are scored")
+CHECKPOINTS = flags.DEFINE_string("checkpoints", "best", "with --workdir: all, best, latest or a step")
+
+
+def main(_: Sequence[str]) -> int:
+    """Scores, prints and writes; the exit status."""
+    if bool(WORKDIR.value) == bool(TRUTH.value or RESULT.value):
+        raise flags.ValidationError("give --truth and --result, or --workdir")
+    if WORKDIR.value:
+        return score_run(Path(WORKDIR.value), str(CHECKPOINTS.value))
+    if not (TRUTH.value and RESULT.value):
+        raise flags.ValidationError("--truth and --result go together")
+    truth, result = str(TRUTH.value), str(RESULT.value)
+    scores = score_result(Path(truth), Path(result), str(SEG_SLICES.value))
+    row = as_json(scores)
+    if JSON.value:
+        write_json(Path(JSON.value), row)
+    for note in scores.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if scores.problems:
+        for problem in scores.problems:
+            print(f"problem: {problem}", file=sys.stderr)
+        count = len(scores.problems)
+        raise InputError(f"{result} is not scored against {truth}: correct what is listed above ({count})")
+    print_table(row)
+    return 0
+
+
+def score_run(workdir: Path, which: str) -> int:
+    """Prints one row of the task's own scores per checkpoint; writes them as a JSON list."""
+    from celltrack_jax import tasks  # scoring a result does without jax
+    from celltrack_jax.models.functional import FunctionalModel
+    from celltrack_jax.training import checkpoint
+
+    task = tasks.build(checkpoint.load_config(workdir))
+    model = FunctionalModel(task.model)
+    rows = []
+    for wanted in checkpoint.checkpoint_steps(workdir) if which == "all" else [which]:
+        step, variables = checkpoint.restore_variables(workdir, wanted, model)
+        scores = task.evaluate(model, variables, lambda: False) or {}
+        rows.append({"step": step, **scores})
+        print(
+            f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None),
+            flush=True,
+        )
+    if not rows:
+        raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
+    if JSON.value:
+        write_json(Path(JSON.value), rows)
+    return 0
+
+
+def as_json(scores: Scores) -> dict:
+    """Returns the measures as the JSON of this command has them, with `valid` and `problems`."""
+    row = {name: _number(scores.measures.get(name)) for name in MEASURES}
+    return row | {"valid": not scores.problems, "problems": [str(problem) for problem in scores.problems]}
+
+
+def _number(value: float | None) -> float | int | None:
+    if value is None or math.isnan(value):
+        return None
+    return int(value) if isinstance(value, int | np.integer) else float(value)
+
+
+def write_json(path: Path, row: dict | list[dict]) -> None:
+    """Writes a JSON file; a crash leaves the old file or none."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another --json") from error
+
+
+def print_table(row: dict) -> None:
+    """Prints the measures: a table on a terminal, plain lines in a log."""
+    texts = {name: "-" if row[name] is None else f"{row[name]:.6g}" for name in MEASURES}
+    if not sys.stdout.isatty():
+        for name, text in texts.items():
+            print(f"{name:8s} {text}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("measure", "value")
+    for name, text in texts.items():
+        table.add_row(name, text)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

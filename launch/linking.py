@@ -1,0 +1,125 @@
+"""Flags that launch.predict and launch.track share, and what they mean."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.inference import track
+from celltrack_jax.lineage import Detections, Lineage
+from celltrack_jax.tracking import links
+
+LINKER = flags.DEFINE_string("linker", "hungarian", "hungarian")
+IMAGES = flags.DEFINE_string("images", None, "folder of t*.tif, or an OME-Zarr image")
+OUTPUT = flags.DEFINE_string("output", None, "result folder (01_RES): mask*.tif, res_track.txt, tracks.geff")
+FRAMES = flags.DEFINE_string("frames", "", "frame numbers first:end, without the end; empty: all")
+ALLOW_GAPS = flags.DEFINE_boolean("allow_gaps", False, "go on where frame numbers are missing")
+SPACING = flags.DEFINE_list(
+    "spacing", None, "voxel size in µm, z,y,x (y,x in 2D); default: what the images say, else 1"
+)
+FILL_GAPS = flags.DEFINE_boolean(
+    "fill_gaps", True, "draw a cell in the frames in which it was missed; else its track ends there"
+)
+MIN_LENGTH = flags.DEFINE_integer(
+    "min_length", 1, "leave out tracks of fewer frames that have neither parent nor daughters", lower_bound=1
+)
+MAX_GAP = flags.DEFINE_integer("max_gap", None, "frames in which a cell may be missed", lower_bound=0)
+MAX_DISTANCE = flags.DEFINE_float(
+    "max_distance", None, "a cell's farthest step between two frames, in cell diameters", lower_bound=0
+)
+DIVISION_DISTANCE = flags.DEFINE_float(
+    "division_distance",
+    None,
+    "a daughter's farthest distance from its mother, in cell diameters",
+    lower_bound=0,
+)
+DIAMETER = flags.DEFINE_float("diameter", None, "a cell's diameter in µm; default: measured", lower_bound=0)
+
+
+def linker(settings: dict[str, Any]) -> track.Linker:
+    """Returns the linker that --linker names.
+
+    Args:
+      settings: of the segmenter's config, or empty; flags that were given go first.
+
+    Raises:
+      InputError: there is no such linker.
+    """
+    if LINKER.value != "hungarian":
+        raise InputError(f"no linker {LINKER.value!r}: give --linker=hungarian")
+    given = {
+        "max_gap": MAX_GAP.value,
+        "max_distance": MAX_DISTANCE.value,
+        "division_distance": DIVISION_DISTANCE.value,
+        "diameter_um": DIAMETER.value,
+    }
+    chosen = settings | {name: value for name, value in given.items() if value is not None}
+
+    def link(detections: Detections) -> np.ndarray:
+        return links.hungarian(detections, **chosen)
+
+    return link
+
+
+def drawing() -> track.Drawing:
+    """Returns how links become tracks."""
+    return track.Drawing(fill_gaps=bool(FILL_GAPS.value), min_length=int(MIN_LENGTH.value or 1))
+
+
+def spacing(own: np.ndarray, known: bool) -> tuple[np.ndarray, bool]:
+    """Returns (3,) voxel sizes and whether they are physical.
+
+    Args:
+      own: what the images say.
+      known: whether they say it.
+
+    Raises:
+      InputError: --spacing is something else.
+    """
+    if not SPACING.value:
+        return own, known
+    try:
+        given = np.array([float(size) for size in SPACING.value])
+    except ValueError:
+        given = np.zeros(0)
+    if given.shape not in ((2,), (3,)) or not (np.isfinite(given) & (given > 0)).all():
+        raise InputError(
+            f"--spacing={','.join(SPACING.value)} is not two or three positive numbers z,y,x in µm"
+        )
+    return np.concatenate([np.ones(3 - len(given)), given]), True
+
+
+def check_output(output: Path, source: Path) -> None:
+    """Refuses an output folder that would mix with what is read.
+
+    Raises:
+      InputError: it is the source, or holds images.
+    """
+    if output.resolve() == source.resolve() or any(output.glob("t[0-9]*.tif")):
+        raise InputError(f"--output={output} holds the input: give a folder of its own, such as 01_RES")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output={output} is a file: give a folder, such as 01_RES")
+
+
+def watch(what: str, frames: Iterable[int]) -> Iterator[int]:
+    """Yields frames and shows progress on a terminal; quiet in a log."""
+    if not sys.stderr.isatty():
+        yield from frames
+        return
+    from rich.console import Console
+    from rich.progress import track as progress
+
+    numbers = list(frames)
+    yield from progress(numbers, f"{what:12s}", console=Console(stderr=True), transient=True)
+
+
+def summary(output: Path, frames: int, lineage: Lineage) -> str:
+    """Says in one line what was written."""
+    cells = int((lineage.end - lineage.begin + 1).sum())
+    mothers, daughters = np.unique(lineage.parent[lineage.parent > 0], return_counts=True)
+    divisions = int((daughters > 1).sum()) if len(mothers) else 0
+    return f"{output}: {frames} frames, {cells} cells, {len(lineage.label)} tracks, {divisions} divisions"

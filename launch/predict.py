@@ -1,0 +1,196 @@
+"""Segments and tracks a movie with a trained network, and writes a CTC result.
+
+    python -m launch.predict --segmenter=runs/sim --images=Fluo-N2DH-SIM+/02 --output=02_RES
+
+The movie streams through the devices in tiles, so neither its length nor the size of its frames has to fit their
+memory. Segmented frames are kept in <output>.segmentation until the result is written: the same command continues
+a run that was stopped.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags, logging
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.inference import movies, streams, track
+from celltrack_jax.inference.mask_folder import MaskFolder
+from launch import cli, linking
+
+SEGMENTER = flags.DEFINE_string("segmenter", None, "work folder of a launch.train run")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest, or a step")
+TILE = flags.DEFINE_list(
+    "tile", None, "[z,]y,x: a tile has at most so many voxels, in a shape that fits; default: the config's"
+)
+BATCH = flags.DEFINE_integer("batch", None, "tiles per device; default: the config's", lower_bound=1)
+AVERAGE = flags.DEFINE_enum(
+    "average", None, ["none", "flips", "all"], "symmetries to average over; default: the config's"
+)
+MEMORY_GB = flags.DEFINE_float(
+    "memory_gb", 8.0, "host memory for predictions; a frame that needs more goes to a temporary file", 0.0
+)
+flags.mark_flags_as_required(["segmenter", "images", "output"])
+
+_HELD = 3
+"""Predictions of frames that exist beside those that threads decode."""
+
+
+class Segmenter(NamedTuple):
+    """A trained run, ready to be applied."""
+
+    task: Any
+    config: Any
+    apply: Callable[[Any], Any]
+    sharding: Any
+    devices: int
+    identity: dict[str, Any]
+    """What its masks depend on."""
+
+
+def main(_: Sequence[str]) -> int:
+    """Segments, links and writes; the exit status."""
+    output = Path(str(linking.OUTPUT.value))
+    movie = movies.open_movie(Path(str(linking.IMAGES.value)))
+    linking.check_output(output, movie.path)
+    allow_gaps = bool(linking.ALLOW_GAPS.value)
+    frames = movies.chosen_frames(movie.frames, str(linking.FRAMES.value), allow_gaps, movie.path)
+    spacing, known = linking.spacing(movie.spacing_um, movie.spacing_known)
+    linking.linker({})
+    segmenter = restore(Path(str(SEGMENTER.value)), str(CHECKPOINT.value))
+    movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)
+    movie = movie._replace(frames=frames, spacing_um=spacing, spacing_known=known)
+    if segmenter.task.ndim == 3 and not known:
+        print(f"note: {movie.path} does not say its voxel size: taken as cubes; give --spacing=z,y,x")
+
+    masks = segment(segmenter, movie, output.with_name(output.name + ".segmentation"))
+    linker = linking.linker(segmenter.config.tracking.to_dict())
+    found = track.Masks(frames, masks.read, spacing, known, movie.digits)
+    lineage = track.track_movie(found, linker, linking.drawing(), output, movie.path, linking.watch)
+    masks.remove()
+    print(linking.summary(output, len(frames), lineage))
+    return 0
+
+
+def restore(workdir: Path, which: str) -> Segmenter:
+    """Restores a run on all devices of this process.
+
+    Raises:
+      InputError: there is no such run or checkpoint, or it does not segment.
+    """
+    import jax  # late: a bad --images or --output is reported without waiting for jax to load
+
+    from celltrack_jax import tasks
+    from celltrack_jax.models.functional import FunctionalModel
+    from celltrack_jax.training import checkpoint
+
+    logging.set_verbosity(logging.WARNING)  # orbax reports every step of a restore
+    config = checkpoint.load_config(workdir)
+    try:
+        task: Any = tasks.build(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
+            "version that trained it"
+        ) from error
+    if not hasattr(task, "predictor"):
+        raise InputError(
+            f"{workdir} is a run of task {config.task!r}, which does not segment: give another one"
+        )
+    model = FunctionalModel(task.model)
+    step, variables = checkpoint.restore_variables(workdir, which, model)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.asarray(leaf).tobytes())
+    devices = jax.local_devices()
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    identity = {
+        "step": step,
+        "weights": digest.hexdigest(),
+        "representation": config.representation.to_dict(),
+    }
+    apply = task.predictor(model, jax.device_put(variables, everywhere))
+    return Segmenter(task, config, apply, split, len(devices), identity)
+
+
+def segment(segmenter: Segmenter, movie: movies.Movie, folder: Path) -> MaskFolder:
+    """Segments all frames whose masks are not there yet; returns the folder with all masks."""
+    from celltrack_jax.inference import segment as segmentation
+
+    settings = _settings(segmenter, movie)
+    lengths = segmenter.task.lengths(movie.spacing_um[-segmenter.task.ndim :])
+    made_by = {
+        **segmenter.identity,
+        "images": str(movie.path.resolve()),
+        "spacing": lengths.tolist(),
+        "symmetries": [list(one) for one in settings.symmetries],
+    }
+    masks = MaskFolder(folder, made_by)
+    todo = [frame for frame in movie.frames if not masks.has(frame, movie.changed_ns(frame))]
+    if len(todo) < len(movie.frames):
+        print(f"continuing: {len(movie.frames) - len(todo)} of {len(movie.frames)} frames are segmented")
+    start = time.perf_counter()
+    labelled = segmentation.segment_movie(
+        movie.read,
+        linking.watch("segmenting", todo),
+        segmenter.apply,
+        segmenter.task.representation,
+        spacing=lengths,
+        settings=settings,
+        sharding=segmenter.sharding,
+        scratch=folder,
+    )
+    for _ in streams.mapped(lambda one: masks.write(*one), labelled, settings.threads):
+        pass
+    seconds = time.perf_counter() - start
+    voxels = len(todo) * float(np.prod(movie.shape[1:]))
+    print(
+        f"segmented {len(todo)} frames in {seconds:.1f} s, {voxels / seconds / 1e6:.1f} million voxels per second"
+    )
+    return masks
+
+
+def _settings(segmenter: Segmenter, movie: movies.Movie) -> Any:
+    from celltrack_jax.inference.segment import Settings
+    from celltrack_jax.inference.symmetry import symmetries
+    from celltrack_jax.inference.tiles import fit_tile
+
+    task, inference = segmenter.task, segmenter.config.inference
+    average = str(AVERAGE.value or ("flips" if inference.flips else "none"))
+    memory = int(float(MEMORY_GB.value or 0) * 2**30)
+    size = movie.shape[1:][-task.ndim :]
+    prediction = 4 * task.representation.channels * int(np.prod(size))
+    processors = len(os.sched_getaffinity(0))
+    voxels = int(np.prod(_tile(task.ndim) or inference.tile))
+    used = fit_tile(size, voxels, task.halo, task.stride)
+    if np.prod(used) > voxels:
+        print(
+            f"note: tiles of {voxels} voxels hold little but the halo {task.halo} of this network: using {used}"
+        )
+    return Settings(
+        tile_voxels=voxels,
+        halo=task.halo,
+        stride=task.stride,
+        batch=int(BATCH.value or inference.batch) * segmenter.devices,
+        symmetries=symmetries(flips=average != "none", rotations=average == "all"),
+        threads=max(1, min(8, processors, memory // prediction - _HELD)),
+        memory_bytes=memory // (1 + _HELD),
+    )
+
+
+def _tile(ndim: int) -> tuple[int, ...] | None:
+    if not TILE.value:
+        return None
+    if len(TILE.value) != ndim or not all(size.isdigit() and int(size) > 0 for size in TILE.value):
+        raise InputError(f"--tile={','.join(TILE.value)} is not {ndim} positive numbers, as the model needs")
+    return tuple(int(size) for size in TILE.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,73 @@
+"""Turns a data set into a store, which training reads: OME-Zarr images and labels, GEFF tracks.
+
+    python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb] [--spacing=z,y,x]
+
+The same command finishes a store that was interrupted.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from celltrack_jax.data import prepare, sources, store
+from celltrack_jax.errors import InputError
+from launch import cli
+
+_SOURCE = flags.DEFINE_string("source", None, "folder of the data set", required=True)
+_STORE = flags.DEFINE_string("store", None, "folder of the store", required=True)
+_FORMAT = flags.DEFINE_enum("format", "ctc", sorted(sources.LAYOUTS), "layout of the data set")
+_SPACING = flags.DEFINE_list(
+    "spacing", None, "voxel size z,y,x in micrometers (y,x in 2D); unknown if left out"
+)
+_SEQUENCES = flags.DEFINE_list("sequences", None, "sequences to take, such as 01,02; all if left out")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prepares, and prints one line about it."""
+    del argv
+    spacing = _spacing(_SPACING.value)
+    start = time.monotonic()
+    folder = Path(_STORE.value)
+    # The store remembers files by the last parts of their path, so they must not depend on the working folder.
+    dataset = Path(_SOURCE.value).resolve()
+    found = sources.open_sources(dataset, _FORMAT.value, _SEQUENCES.value)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("preparing", total=sum(len(source.files) for source in found))
+        written = prepare.prepare(
+            folder,
+            found,
+            layout=_FORMAT.value,
+            origin=dataset.name,
+            spacing_um=spacing,
+            advance=lambda name, frames: bar.update(task, advance=frames, description=name[:12]),
+        )
+    frames = sum(len(source.files) for source in found)
+    size = sum(path.stat().st_size for path in store.files_below(folder)) / 1e6
+    print(
+        f"{folder}: {len(found)} sequences, {frames} frames, {written} sequences written, "
+        f"store {size:.1f} MB, {time.monotonic() - start:.1f} s"
+    )
+
+
+def _spacing(words: list[str] | None) -> list[float] | None:
+    if words is None:
+        return None
+    try:
+        sizes = [float(word) for word in words]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (2, 3) or not all(0 < size < float("inf") for size in sizes):
+        raise InputError(
+            f"--spacing={','.join(words)} is not two or three positive numbers z,y,x (micrometers)"
+        )
+    return [1.0] * (3 - len(sizes)) + sizes
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,71 @@
+"""Trains an experiment; the same command continues a run that was stopped.
+
+python -m launch.train --config=configs/ctc/segment.py:sim --workdir=runs/sim --config.data.store=stores/sim
+python -m launch.train --config=configs/ctc/segment.py:sim --describe
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from celltrack_jax import tasks
+from celltrack_jax.config import Config
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.training import loop, mesh, rules
+from celltrack_jax.training.optimizer import make_optimizer
+from celltrack_jax.training.state import compile_step
+from launch import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, <file>[:argument]", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, metrics")
+_DESCRIBE = flags.DEFINE_boolean(
+    "describe", False, "print parameters, batch and cost of a step; train nothing"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains, or describes."""
+    del argv
+    config = _CONFIG.value
+    if config is None:
+        raise flags.ValidationError(
+            "--config=<file>[:argument] is needed, such as configs/ctc/segment.py:sim"
+        )
+    task = tasks.build(config)
+    if _DESCRIBE.value:
+        describe(task, config)
+        return 0
+    if not _WORKDIR.value:
+        raise flags.ValidationError("--workdir=<folder> is needed (or --describe)")
+    loop.train(task, config, Path(_WORKDIR.value))
+    return 0
+
+
+def describe(task: tasks.Task, config: Config) -> None:
+    """Prints parameters per module, the batch and what a step costs."""
+    model = FunctionalModel(task.model)
+    shapes = jax.eval_shape(model.init, jax.random.key(0)).params
+    sizes: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        module = "/".join(rules.parameter_name(path).split("/")[:2])
+        sizes[module] = sizes.get(module, 0) + int(np.prod(leaf.shape))
+    for module, size in sizes.items():
+        print(f"{module:40s} {size:>12,}")
+    print(f"{'parameters':40s} {sum(sizes.values()):>12,}")
+    for key, spec in task.batch_spec().items():
+        print(f"batch {key:34s} {spec.dtype} {spec.shape}")
+    devices = mesh.make_mesh(config.mesh.space, config.data.batch_size, jax.devices())
+    optimizer = make_optimizer(config.optimizer, config.train.steps, shapes)
+    compiled = compile_step(task, model, optimizer, devices, config)
+    flops, bytes_moved = loop.step_cost(compiled)
+    memory = compiled.memory_analysis()
+    print(f"step: {flops / 1e9:.2f} GFLOP, {bytes_moved / 1e9:.2f} GB moved per device")
+    print(f"memory: {(memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20:.0f} MiB per device")
+
+
+if __name__ == "__main__":
+    cli.run(main)

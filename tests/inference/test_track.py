@@ -1,0 +1,90 @@
+"""Masks become a valid CTC result and a GEFF that say the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.inference.track import GEFF_NAME, Drawing, Masks, track_movie
+from celltrack_jax.io import ctc, geff
+from celltrack_jax.io.ctc_validate import validate_result
+from celltrack_jax.tracking.links import hungarian
+from tests.ctc_folders import movies
+
+DRAWING = Drawing(fill_gaps=True, min_length=1)
+
+
+def run(masks: dict[int, np.ndarray], folder, drawing=DRAWING, digits=3):
+    """Tracks masks by the Hungarian linker and returns the lineage."""
+    opened = Masks(list(masks), masks.__getitem__, np.array([2.0, 1.0, 1.0]), True, digits)
+    return track_movie(opened, hungarian, drawing, folder, None, lambda what, frames: frames)
+
+
+def written(folder) -> dict[int, np.ndarray]:
+    """Reads the masks of a result."""
+    return {frame: ctc.read_image(path) for frame, path in ctc.read_result(folder)[0].items()}
+
+
+@settings(max_examples=25, deadline=None)
+@given(movies(), st.booleans())
+def test_the_result_is_valid_and_the_graph_says_the_same(tmp_path_factory, movie, fill_gaps):
+    folder = tmp_path_factory.mktemp("movie") / "01_RES"
+    lineage = run(movie.masks, folder, Drawing(fill_gaps, 1))
+    shape = next(iter(movie.masks.values())).shape
+    problems = validate_result(folder, movie.masks, shape)
+    assert [problem for problem in problems if "no tracks" not in str(problem)] == []
+    np.testing.assert_array_equal(ctc.read_tracks(folder / "res_track.txt").rows(), lineage.rows())
+    if not fill_gaps:
+        for frame, mask in written(folder).items():
+            np.testing.assert_array_equal(mask > 0, movie.masks[frame] > 0)
+
+    graph = geff.read(folder / GEFF_NAME)
+    cells = {(frame, label) for frame, mask in written(folder).items() for label in np.unique(mask[mask > 0])}
+    assert set(zip(graph.frame.tolist(), graph.label.tolist(), strict=True)) == cells
+    inner = (lineage.end - lineage.begin).sum()
+    assert len(graph.edges) == inner + np.count_nonzero(lineage.parent)
+
+
+def test_positions_in_the_graph_are_physical(tmp_path):
+    mask = np.zeros((3, 4, 5), np.uint8)
+    mask[2, 1, 3] = 1
+    run({7: mask}, tmp_path / "01_RES")
+    graph = geff.read(tmp_path / "01_RES" / GEFF_NAME)
+    assert (graph.t.tolist(), graph.frame.tolist()) == ([0], [7])
+    np.testing.assert_allclose(graph.position, [[4.0, 1.0, 3.0]])
+
+
+def test_a_result_is_replaced_and_keeps_its_digits(tmp_path):
+    mask = np.eye(4, dtype=np.uint16)
+    run({0: mask, 1: mask, 2: mask}, tmp_path / "01_RES")
+    run({1: mask, 2: mask}, tmp_path / "01_RES", digits=4)
+    names = sorted(path.name for path in (tmp_path / "01_RES").iterdir())
+    assert names == ["mask0001.tif", "mask0002.tif", "res_track.txt", GEFF_NAME]
+    assert geff.read(tmp_path / "01_RES" / GEFF_NAME).frame.min() == 1
+
+
+def test_a_mask_that_cannot_be_read_leaves_no_result(tmp_path):
+    def read(frame: int) -> np.ndarray:
+        if frame == 1:
+            raise InputError("frame 1 is broken")
+        return np.ones((2, 2), np.uint8)
+
+    masks = Masks([0, 1, 2], read, np.ones(3), False, 3)
+    with pytest.raises(InputError, match="frame 1 is broken"):
+        track_movie(masks, hungarian, DRAWING, tmp_path / "01_RES", None, lambda what, frames: frames)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_tracks_than_a_mask_can_number_are_refused(tmp_path):
+    # Every pixel is a cell, and none of them lasts.
+    masks = {frame: np.arange(1, 40_001).reshape(200, 200) for frame in (0, 5)}
+    with pytest.raises(InputError, match="65535"):
+        run(masks, tmp_path / "01_RES")
+    assert not (tmp_path / "01_RES").exists()
+
+
+def test_a_result_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file"):
+        run({0: np.ones((2, 2), np.uint8)}, tmp_path / "file" / "01_RES")

@@ -1,0 +1,80 @@
+"""The dispatcher of benchmarks, its timing in turns, and the benchmark of the measures at a small size."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from celltrack_jax.errors import InputError
+from launch import bench
+from launch.benches import metrics, timing
+from tests.conftest import ROOT
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Calls the main; returns its exit status and stderr."""
+    command = [sys.executable, "-m", "launch.bench", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("sorting",), ("metrics", "unet")])
+def test_a_benchmark_that_does_not_exist_is_a_wrong_flag(arguments):
+    status, stderr = call(*arguments)
+    assert status == 2
+    assert stderr.count("\n") == 1
+    assert "give one of " in stderr
+    assert "metrics" in stderr
+    assert "timing" not in stderr
+
+
+def test_an_unknown_peer_is_bad_input():
+    assert call("metrics", "--against=abacus") == (
+        1,
+        "error: bench metrics: no peer 'abacus'; give --against=py-ctcmetrics or leave it out\n",
+    )
+
+
+def test_every_benchmark_says_what_it_measures_and_runs():
+    for name in bench.bench_names():
+        module = importlib.import_module(f"launch.benches.{name}")
+        assert module.__doc__
+        assert callable(module.run)
+
+
+def test_turns_alternate_and_ratios_are_taken_per_turn(monkeypatch):
+    calls, clock = [], iter([0, 1, 1, 3, 3, 7, 7, 10])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    times = timing.interleaved(lambda: calls.append("ours"), lambda: calls.append("peer"), 2, warmup=1)
+    assert calls == ["ours", "peer", "ours", "peer", "peer", "ours"]
+    assert times == timing.Timing(ours_s=(1, 3), peer_s=(2, 4))
+    row = times.row("x")
+    assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (0.625, 0.5, 0.75)
+    assert (row["ours_s"], row["peer_s"], row["repeats"]) == (2, 3, 2)
+
+
+def test_the_table_and_the_json_hold_the_rows(tmp_path, capsys):
+    rows = [
+        timing.Timing((1.0, 3.0), (2.0, 4.0)).row("pair"),
+        timing.alone_row("lone", (1.5,)) | {"crops": 7},
+    ]
+    bench.print_rows(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["pair", "2", "s", "3", "s", "0.625", "(0.5-0.75),", "2", "times"]
+    assert [line.split() for line in lines[2:]] == [["lone", "1.5", "s"], ["crops", "7"]]
+    bench.write_rows(tmp_path / "rows.json", {"rows": rows})
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"] == rows
+    with pytest.raises(InputError, match="choose another --json"):
+        bench.write_rows(tmp_path / "none" / "rows.json", {"rows": rows})
+
+
+def test_the_benchmark_of_the_measures_makes_a_result_that_can_be_scored(monkeypatch, tmp_path):
+    for name, value in {"FRAMES": 8, "CELLS": 12, "REPEATS": 1, "MISSED": 0.1, "LOST": 0.1}.items():
+        monkeypatch.setattr(metrics, name, value)
+    assert metrics.run(None)["ours_s"] > 0
+    scores = metrics.ours(*metrics.write_movie(tmp_path))
+    assert 0.5 < scores["TRA"] < scores["DET"] < 1
+    assert 0.5 < scores["SEG"] < 1
+    assert scores["BC0"] is not None

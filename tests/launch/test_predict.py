@@ -1,0 +1,193 @@
+"""launch.predict through the real main, with networks that nobody trained: results, messages and exit status."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from celltrack_jax import tasks
+from celltrack_jax.data import normalise
+from celltrack_jax.io import ctc, geff
+from celltrack_jax.io.ctc_validate import validate_result
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.training import checkpoint
+from tests.conftest import ROOT
+from tests.ctc_folders import write_masks
+from tests.inference.toys import whole
+from tests.inference.workdirs import untrained
+
+
+def call(*flags: str, devices: int = 1) -> tuple[int, str, str]:
+    """Returns exit status, stdout and stderr of a run on so many devices."""
+    command = [sys.executable, "-m", "launch.predict", *flags]
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory) -> Path:
+    """A 2D work folder."""
+    folder = tmp_path_factory.mktemp("flat")
+    untrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory) -> Path:
+    """A 3D work folder."""
+    folder = tmp_path_factory.mktemp("deep")
+    untrained(folder, "tiny3d")
+    return folder
+
+
+def images(frames, shape: tuple[int, ...] = (70, 90)) -> dict[int, np.ndarray]:
+    """Bright discs that drift over a noisy background."""
+    grid = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"))
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(0, 1, (6, len(shape))) * shape
+    result = {}
+    for place, frame in enumerate(frames):
+        distance = [
+            np.linalg.norm(grid - (centre + place)[(...,) + (None,) * len(shape)], axis=0)
+            for centre in centres
+        ]
+        image = 100 + 300 * (np.min(distance, axis=0) < 8) + rng.normal(0, 20, shape)
+        result[frame] = image.clip(0, None).astype(np.uint16)
+    return result
+
+
+def by_frame(workdir: Path, image: np.ndarray) -> np.ndarray:
+    """Labels of one frame (*S) by the network applied to it as a whole, without tiles, threads and flips."""
+    task = tasks.build(checkpoint.load_config(workdir))
+    model = FunctionalModel(task.model)
+    _, variables = checkpoint.restore_variables(workdir, "latest", model)
+    scaled = normalise.normalise(image[None], normalise.percentiles(image[None]))
+    prediction = whole(task.predictor(model, variables), np.moveaxis(scaled, 0, -1), task.stride)
+    return task.representation.decode(prediction, np.ones(task.ndim))
+
+
+def same_cells(one: np.ndarray, two: np.ndarray) -> None:
+    """Asserts that two masks show the same cells, under any ids."""
+    np.testing.assert_array_equal(one > 0, two > 0)
+    pairs = np.unique(np.stack([one.ravel(), two.ravel()]), axis=1)
+    assert len(pairs[0]) == len(np.unique(one)) == len(np.unique(two))
+
+
+def test_a_folder_becomes_a_result_and_an_interrupted_run_goes_on(flat, tmp_path):
+    frames = images(range(3, 9))
+    write_masks(tmp_path / "01", "t", frames, 4)
+    whole_file = (tmp_path / "01" / "t0007.tif").read_bytes()
+    (tmp_path / "01" / "t0007.tif").write_bytes(whole_file[:-50])
+    output = tmp_path / "01_RES"
+    flags = (f"--segmenter={flat}", f"--images={tmp_path / '01'}", f"--output={output}", "--tile=56,56")
+    flags = (*flags, "--average=none", "--nofill_gaps")
+
+    status, _, err = call(*flags)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "t0007.tif (frame 7)" in err
+    assert not output.exists()
+
+    (tmp_path / "01" / "t0007.tif").write_bytes(whole_file)
+    status, out, err = call(*flags)
+    assert (status, err) == (0, "")
+    assert "continuing: " in out
+    assert out.splitlines()[-1].startswith(f"{output}: 6 frames, ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["01", "01_RES"]
+    assert validate_result(output, frames, (70, 90)) == []
+    files, _ = ctc.read_result(output)
+    assert [path.name for path in files.values()] == [f"mask{frame:04d}.tif" for frame in frames]
+    assert any(ctc.read_image(path).any() for path in files.values())
+    for frame, path in files.items():
+        same_cells(ctc.read_image(path), by_frame(flat, frames[frame]))
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning")
+def test_a_volume_in_ome_zarr_on_two_devices_becomes_a_result(deep, tmp_path):
+    from ome_zarr.writer import write_image
+
+    frames = images(range(2), (13, 40, 30))
+    volume = np.stack(list(frames.values()))[:, None]
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    write_image(volume, group, axes="tczyx", scale_factors=())
+    output = tmp_path / "01_RES"
+    flags = (f"--segmenter={deep}", f"--images={tmp_path / 'a.zarr'}", f"--output={output}")
+    status, out, err = call(*flags, "--average=none", "--tile=8,24,24", "--batch=3", devices=2)
+    assert (status, err) == (0, "")
+    assert "voxel size" in out
+    assert validate_result(output, frames, (13, 40, 30)) == []
+    for frame, path in ctc.read_result(output)[0].items():
+        same_cells(ctc.read_image(path), by_frame(deep, frames[frame]))
+    assert set(geff.read(output / "tracks.geff").frame) <= {0, 1}
+
+
+def test_a_single_frame_without_cells(flat, tmp_path):
+    write_masks(tmp_path / "01", "t", {0: np.zeros((9, 11), np.uint8)})
+    output = tmp_path / "01_RES"
+    # An untrained network calls a constant image one thing or nothing; the smallest cell has more pixels than that.
+    status, out, err = call(f"--segmenter={flat}", f"--images={tmp_path / '01'}", f"--output={output}")
+    assert (status, err) == (0, "")
+    assert "1 frames" in out
+    assert len(ctc.read_result(output)[0]) == 1
+
+
+@pytest.fixture
+def movie(tmp_path) -> Path:
+    """Three frames in <tmp_path>/01."""
+    write_masks(tmp_path / "01", "t", images(range(3), (20, 30)))
+    return tmp_path / "01"
+
+
+def test_a_frame_of_another_type_is_named(flat, movie):
+    write_masks(movie, "t", {2: np.zeros((20, 30), np.uint8)})
+    status, _, err = call(f"--segmenter={flat}", f"--images={movie}", f"--output={movie}_RES")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "t002.tif (frame 2) is uint8 (20, 30), t000.tif is uint16 (20, 30)" in err
+
+
+def test_a_model_of_another_dimension_is_refused(deep, movie):
+    status, _, err = call(f"--segmenter={deep}", f"--images={movie}", f"--output={movie}_RES")
+    assert (status, err) == (
+        1,
+        f"error: {movie} is 2D and the model 3D: use a model trained on such images\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (("--images={}/absent",), 1, "absent is not a folder"),
+        (("--frames=5:",), 1, "has no frames in '5:': it has 0-2"),
+        (("--output={}/01",), 1, "holds the input"),
+        (("--segmenter={}/absent",), 1, "absent/config.json does not exist"),
+        (("--checkpoint=77",), 1, "no checkpoint '77'"),
+        (("--tile=7",), 1, "--tile=7 is not 2 positive numbers"),
+        (("--average=some",), 2, "--average"),
+    ],
+)
+def test_wrong_flags_have_their_status(flat, movie, flags, status, message):
+    given = {"segmenter": str(flat), "images": str(movie), "output": f"{movie}_RES"}
+    given |= dict(flag.format(movie.parent).removeprefix("--").split("=", 1) for flag in flags)
+    result = call(*(f"--{name}={value}" for name, value in given.items()))
+    assert result[0] == status
+    assert result[2].count("\n") == 1
+    assert message in result[2]
+
+
+def test_a_gap_in_the_frame_numbers_is_refused(flat, movie):
+    (movie / "t001.tif").unlink()
+    status, _, err = call(f"--segmenter={flat}", f"--images={movie}", f"--output={movie}_RES")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "lacks the frames 1, so tracks would break there" in err
+
+
+def test_a_work_folder_without_checkpoint_is_refused(movie, tmp_path):
+    (tmp_path / "run").mkdir()
+    checkpoint.save_config(tmp_path / "run", untrained(tmp_path / "other"))
+    status, _, err = call(f"--segmenter={tmp_path / 'run'}", f"--images={movie}", f"--output={movie}_RES")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "holds no checkpoints" in err

@@ -1,0 +1,136 @@
+"""launch.track through the real main: results, messages and exit status."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celltrack_jax.io import ctc
+from tests.conftest import ROOT
+from tests.ctc_folders import write_masks
+
+
+def call(*flags: str) -> tuple[int, str, str]:
+    """Returns exit status, stdout and stderr."""
+    command = [sys.executable, "-m", "launch.track", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def cells(frames, missing: int = -1) -> dict[int, np.ndarray]:
+    """Two cells with ids that change from frame to frame; the second one is missed once."""
+    masks = {}
+    for place, frame in enumerate(frames):
+        masks[frame] = np.zeros((20, 30), np.uint16)
+        masks[frame][2:7, place : place + 6] = 10 + place
+        if frame != missing:
+            masks[frame][12:18, 20:26] = 50 - place
+    return masks
+
+
+def test_cells_keep_one_label_and_a_missed_one_is_drawn(tmp_path):
+    write_masks(tmp_path / "masks", "mask", cells(range(997, 1002), missing=999), 4)
+    output = tmp_path / "01_RES"
+    status, out, err = call(f"--masks={tmp_path / 'masks'}", f"--output={output}")
+    assert (status, err) == (0, "")
+    assert out == f"{output}: 5 frames, 10 cells, 2 tracks, 0 divisions\n"
+    files, lineage = ctc.read_result(output)
+    assert lineage is not None
+    assert lineage.rows().tolist() == [[1, 997, 1001, 0], [2, 997, 1001, 0]]
+    assert next(iter(files.values())).name == "mask0997.tif"
+    for place, path in enumerate(files.values()):
+        mask = ctc.read_image(path)
+        assert set(np.unique(mask)) == {0, 1, 2}
+        assert (mask[2:7, place : place + 6] == 1).all()
+        assert (mask[12:18, 20:26] == 2).all()
+    assert (output / "tracks.geff" / "zarr.json").is_file()
+
+
+def test_flags_reach_the_linker_and_the_drawing(tmp_path):
+    write_masks(tmp_path / "masks", "man_track", cells(range(5), missing=2))
+    flags = (f"--masks={tmp_path / 'masks'}", f"--output={tmp_path / '01_RES'}", "--frames=1:5")
+    assert "4 frames, 7 cells, 3 tracks" in call(*flags, "--nofill_gaps")[1]
+    assert "4 frames, 6 cells, 2 tracks" in call(*flags, "--max_gap=0", "--min_length=2")[1]
+    # One cell moves by a pixel per frame, an eighth of its diameter; the other one stays.
+    strict = ("--max_distance=0.01", "--division_distance=0.01", "--spacing=1,1")
+    assert "4 frames, 8 cells, 5 tracks" in call(*flags, *strict)[1]
+
+
+def test_a_movie_without_cells_has_an_empty_track_file(tmp_path):
+    write_masks(tmp_path / "masks", "t", {4: np.zeros((5, 6), np.uint8)})
+    status, out, err = call(f"--masks={tmp_path / 'masks'}", f"--output={tmp_path / '01_RES'}")
+    assert (status, err) == (0, "")
+    assert "1 frames, 0 cells, 0 tracks" in out
+    files, lineage = ctc.read_result(tmp_path / "01_RES")
+    assert lineage is not None
+    assert (list(files), len(lineage.label)) == ([4], 0)
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "mask002.tif"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def other_shape(folder: Path) -> None:
+    write_masks(folder, "mask", {3: np.ones((5, 5), np.uint16)})
+
+
+def floats(folder: Path) -> None:
+    write_masks(folder, "mask", {3: np.ones((20, 30), np.float32)})
+
+
+def gap(folder: Path) -> None:
+    (folder / "mask001.tif").unlink()
+
+
+def duplicate(folder: Path) -> None:
+    write_masks(folder, "mask", {3: np.ones((20, 30), np.uint16)}, 5)
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "mask002.tif (frame 2)"),
+        (other_shape, "mask003.tif (frame 3) has shape (5, 5), mask000.tif has (20, 30)"),
+        (floats, "mask003.tif (frame 3) holds float32 values that are no labels"),
+        (gap, "lacks the frames 1, so tracks would break there"),
+        (duplicate, "mask003.tif: frame 3 is also in mask00003.tif"),
+        (empty, "has no masks: name them like one of mask000.tif"),
+    ],
+)
+def test_bad_masks_are_named_in_one_line_and_nothing_is_written(tmp_path, damage, message):
+    write_masks(tmp_path / "masks", "mask", cells(range(4)))
+    damage(tmp_path / "masks")
+    status, out, err = call(f"--masks={tmp_path / 'masks'}", f"--output={tmp_path / '01_RES'}")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: ")
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["masks"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (("--output={}/masks",), 1, "holds the input"),
+        (("--output={}/masks/mask000.tif",), 1, "is a file"),
+        (("--output={}/masks/mask000.tif/01_RES",), 1, "cannot write"),
+        (("--output={}/01_RES", "--linker=magic"), 1, "no linker 'magic': give --linker=hungarian"),
+        (("--output={}/01_RES", "--spacing=1,0,1"), 1, "--spacing=1,0,1 is not two or three positive"),
+        (("--output={}/01_RES", "--images={}"), 1, "has no frames"),
+        (("--output={}/01_RES", "--min_length=0"), 2, "min_length"),
+        ((), 2, "--output"),
+    ],
+)
+def test_wrong_flags_have_their_status(tmp_path, flags, status, message):
+    write_masks(tmp_path / "masks", "mask", cells(range(2)))
+    result = call(f"--masks={tmp_path / 'masks'}", *(flag.format(tmp_path) for flag in flags))
+    assert result[0] == status
+    assert message in result[2]
+    assert result[2].count("\n") == 1

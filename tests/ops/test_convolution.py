@@ -1,0 +1,123 @@
+"""Each lowering equals the plain one, in values and gradients; the plain one equals lax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from celltrack_jax.ops import convolution
+
+CONVOLUTIONS = [
+    ((2, 12, 10, 9), (3, 3, 9, 4)),
+    ((2, 12, 10, 3), (3, 3, 3, 4)),
+    ((1, 7, 11, 8), (5, 1, 8, 2)),
+    ((3, 640, 4, 8), (3, 3, 8, 2)),
+    ((1, 6, 8, 10, 9), (3, 3, 3, 9, 4)),
+    ((2, 4, 8, 6, 8), (1, 3, 3, 8, 3)),
+    ((2, 5, 6, 8, 1), (3, 5, 3, 1, 4)),
+]
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def _random(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def _value_and_gradients(function, x, kernel):
+    """A scalar that weighs every output differently, so that a misplaced pixel shows."""
+
+    def loss(x, kernel):
+        y = function(x, kernel)
+        return jnp.sum(_random(9, *y.shape) * jnp.sin(y))
+
+    return function(x, kernel), *jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+
+
+def _assert_equal(ours, reference):
+    for a, b in zip(ours, reference, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape"), CONVOLUTIONS)
+def test_the_cpu_convolution_equals_the_plain_one(x_shape, kernel_shape):
+    x, kernel = _random(0, *x_shape), _random(1, *kernel_shape)
+    _assert_equal(
+        _value_and_gradients(convolution.convolve, x, kernel),
+        _value_and_gradients(convolution.convolve_plainly, x, kernel),
+    )
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape"), CONVOLUTIONS[-2:])
+def test_the_plain_convolution_pads_with_zeros_to_the_same_size(x_shape, kernel_shape):
+    x, kernel = _random(0, *x_shape), _random(1, *kernel_shape)
+    out = convolution.convolve_plainly(x, kernel)
+    sizes = kernel_shape[:-2]
+    padded = np.pad(x, [(0, 0), *((n // 2, n // 2) for n in sizes), (0, 0)])
+    expected = np.zeros(out.shape)
+    for tap in np.ndindex(*sizes):
+        window = tuple(slice(i, i + n) for i, n in zip(tap, x_shape[1:-1], strict=True))
+        expected += padded[(slice(None), *window)] @ np.asarray(kernel[tap])
+    np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_cpu_convolution_maps_over_a_new_axis():
+    x, kernel = _random(0, 3, 2, 8, 6, 9), _random(1, 3, 3, 9, 2)
+    mapped = jax.vmap(jax.grad(lambda x, k: jnp.sum(convolution.convolve(x, k) ** 2), (0, 1)), (0, None))
+    plain = jax.vmap(
+        jax.grad(lambda x, k: jnp.sum(convolution.convolve_plainly(x, k) ** 2), (0, 1)), (0, None)
+    )
+    _assert_equal(mapped(x, kernel), plain(x, kernel))
+
+
+def test_other_platforms_get_one_plain_convolution():
+    x, kernel = jnp.ones((1, 4, 8, 8, 9)), jnp.ones((3, 3, 3, 9, 2))
+    gradients = jax.jit(jax.grad(lambda x, k: jnp.sum(convolution.convolve(x, k) ** 2), (0, 1)))
+    for platform in ("tpu", "cuda"):
+        text = jax.export.export(gradients, platforms=[platform])(x, kernel).mlir_module()
+        assert text.count("stablehlo.convolution") == 3, "forward, input gradient, kernel gradient"
+        assert "stablehlo.while" not in text
+
+
+@pytest.mark.parametrize("window", [(2, 2), (1, 2), (1, 2, 2), (2, 3, 2)])
+def test_upsample_equals_the_transposed_convolution(window):
+    ndim = len(window)
+    x, kernel = _random(0, 2, *(4, 3, 5)[:ndim], 6), _random(1, *window, 6, 4)
+    numbers = (("NHWC", "HWIO", "NHWC"), ("NDHWC", "DHWIO", "NDHWC"))[ndim - 2]
+
+    def reference(x, kernel):
+        # conv_transpose mirrors nothing: it correlates the dilated input with the kernel as it stands.
+        mirrored = jnp.flip(kernel, tuple(range(ndim)))
+        return lax.conv_transpose(x, mirrored, window, "VALID", dimension_numbers=numbers)
+
+    _assert_equal(
+        _value_and_gradients(convolution.upsample, x, kernel), _value_and_gradients(reference, x, kernel)
+    )
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 1), (1, 2, 2), (2, 2, 2)])
+def test_max_pool_equals_reduce_window(window):
+    x = _random(0, 2, *(6, 6, 4)[: len(window)], 3)
+
+    def reference(x):
+        full = (1, *window, 1)
+        return lax.reduce_window(x, -jnp.inf, lax.max, full, full, "VALID")
+
+    def gradient(pool):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(3 * pool(x))))(x)
+
+    pool = lambda x: convolution.max_pool(x, window)  # noqa: E731
+    np.testing.assert_array_equal(pool(x), reference(x))
+    np.testing.assert_allclose(gradient(pool), gradient(reference), rtol=1e-12)
+
+
+def test_max_pool_shares_the_gradient_of_a_tie():
+    x = jnp.asarray([1.0, 1.0, 0.0, 1.0]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda x: 6 * jnp.sum(convolution.max_pool(x, (2, 2))))(x)
+    np.testing.assert_allclose(gradient.ravel(), [2, 2, 0, 2])

@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from celltrack_jax.ops.peaks import find_peaks
+
+compiled = jax.jit(find_peaks, static_argnames="count")
+
+
+def heat_of(points, shape, spacing, sigma):
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    offset = (grid[..., None, :] - np.asarray(points)) * spacing
+    return np.exp(-0.5 * (offset**2).sum(-1) / sigma**2).max(-1).astype(np.float32)
+
+
+def found(heat, spacing=None, count=300, threshold=0.3, min_distance=2.0):
+    spacing = np.ones(heat.ndim, np.float32) if spacing is None else np.asarray(spacing, np.float32)
+    peaks = compiled(heat, spacing, count=count, threshold=threshold, min_distance=min_distance)
+    valid = np.asarray(peaks.valid)
+    return np.asarray(peaks.position)[valid], np.asarray(peaks.score)[valid]
+
+
+def test_every_cell_of_a_grid_12_px_apart_is_found():
+    points = np.stack(np.meshgrid(np.arange(8, 200, 12), np.arange(8, 170, 12), indexing="ij"), -1).reshape(
+        -1, 2
+    )
+    position, score = found(heat_of(points, (200, 170), (1, 1), 2.0))
+    assert sorted(map(tuple, position.round(3))) == sorted(map(tuple, points.astype(float)))
+    np.testing.assert_allclose(score, 1)
+
+
+def test_sources_three_voxels_apart_are_told_apart():
+    points = np.array([[8, 10, 10], [8, 10, 13], [8, 13, 10], [11, 10, 10]])
+    position, _ = found(heat_of(points, (20, 24, 24), (1, 1, 1), 1.0), min_distance=2.0)
+    assert sorted(map(tuple, position.round())) == sorted(map(tuple, points.astype(float)))
+
+
+def test_positions_are_sub_pixel():
+    points = np.array([[7.3, 9.8], [20.45, 30.5]])
+    position, _ = found(heat_of(points, (32, 40), (1, 1), 3.0))
+    assert np.abs(position[np.argsort(position[:, 0])] - points).max() < 0.02
+
+
+def test_a_parabola_is_refined_exactly():
+    y, x = np.mgrid[:9, :9]
+    heat = (5 - 0.1 * (y - 3.75) ** 2 - 0.2 * (x - 5.25) ** 2).astype(np.float32)
+    position, _ = found(heat, min_distance=3.0)
+    np.testing.assert_allclose(position, [[3.75, 5.25]], atol=1e-4)
+
+
+def test_distances_are_physical():
+    heat = np.zeros((9, 9, 9), np.float32)
+    heat[2, 4, 4], heat[4, 4, 4], heat[2, 4, 6] = 3, 2, 1
+    near_in_plane, _ = found(heat, spacing=(3, 1, 1), min_distance=3.0)
+    assert near_in_plane.tolist() == [[2, 4, 4], [4, 4, 4]]
+    near_in_depth, _ = found(heat, spacing=(1, 3, 3), min_distance=3.0)
+    assert near_in_depth.tolist() == [[2, 4, 4], [2, 4, 6]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), min_distance=st.floats(0, 12))
+def test_suppression_equals_a_greedy_loop(seed, min_distance):
+    heat = np.random.default_rng(seed).random((30, 30)).astype(np.float32)
+    every, score = found(heat, count=200, threshold=0.6, min_distance=0.0)
+    kept = []
+    for point in every[np.argsort(-score, kind="stable")]:
+        if all(((point - other) ** 2).sum() >= np.float32(min_distance) ** 2 for other in kept):
+            kept.append(point)
+    position, _ = found(heat, count=200, threshold=0.6, min_distance=min_distance)
+    np.testing.assert_array_equal(position, kept)
+
+
+def test_only_the_highest_are_kept_when_there_are_too_many():
+    heat = np.zeros((20, 20), np.float32)
+    heat[2:18:4, 2:18:4] = np.linspace(1, 2, 16).reshape(4, 4)
+    _, score = found(heat, count=5)
+    np.testing.assert_allclose(score, np.linspace(1, 2, 16)[:-6:-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (3, 4, 5), (1, 1)])
+def test_a_flat_map_below_the_threshold_has_none(shape):
+    position, _ = found(np.full(shape, 0.3, np.float32), threshold=0.3)
+    assert position.shape == (0, len(shape))
+
+
+def test_a_plateau_is_one_peak_and_the_border_counts():
+    heat = np.zeros((12, 12), np.float32)
+    heat[0, 0] = 1
+    heat[6:8, 6:8] = 1
+    position, _ = found(heat, min_distance=2.0)
+    assert len(position) == 2
+    assert [0, 0] in position.tolist()
+
+
+def test_vmaps():
+    heat = np.random.default_rng(1).random((2, 12, 14)).astype(np.float32)
+    spacing = jnp.ones(2)
+    peaks = jax.vmap(lambda one: compiled(one, spacing, count=9, threshold=0.5, min_distance=2.0))(heat)
+    one = compiled(heat[1], spacing, count=9, threshold=0.5, min_distance=2.0)
+    np.testing.assert_allclose(peaks.position[1], one.position)
+    np.testing.assert_array_equal(peaks.valid[1], one.valid)

@@ -1,0 +1,111 @@
+"""Every arm of every representation, with constants for cells about ten pixels wide."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from celltrack_jax import representations
+from celltrack_jax.representations import Representation, Target
+
+DISTANCE = {
+    "scale": "cell",
+    "max_distance": 30.0,
+    "max_cells": 64,
+    "bce_weight": 1.0,
+    "dice_weight": 1.0,
+    "distance_weight": 1.0,
+    "distance_loss": "smooth_l1",
+    "smooth_l1_beta": 0.1,
+    "foreground_threshold": 0.5,
+    "smoothing": 1.0,
+    "prominence": 0.2,
+    "min_size": 1,
+    "fill_holes": False,
+}
+FOREGROUND = {
+    "arm": "foreground",
+    "bce_weight": 1.0,
+    "dice_weight": 1.0,
+    "foreground_threshold": 0.5,
+    "min_size": 1,
+}
+BORDER = {
+    "arm": "border",
+    "border": "touching",
+    "width": 1.0,
+    "class_weights": (0.15, 0.25, 0.6),
+    "min_core": 1,
+    "min_size": 1,
+}
+HEATMAP = {
+    "sigma": 2.0,
+    "compose": "max",
+    "max_cells": 64,
+    "loss_name": "mse",
+    "peak_weight": 10.0,
+    "focal_alpha": 2.0,
+    "focal_beta": 4.0,
+    "threshold": 0.3,
+    "min_distance": 3.0,
+    "max_peaks": 128,
+    "marker_radius": 3.0,
+}
+
+ARMS = {
+    "distance of the cell": ("distance", DISTANCE),
+    "distance in units": (
+        "distance",
+        DISTANCE | {"scale": "absolute", "max_distance": 8.0, "distance_loss": "mse", "prominence": 0.1},
+    ),
+    "foreground": ("mask", FOREGROUND),
+    "touching border": ("mask", BORDER),
+    "outline": ("mask", BORDER | {"border": "outline"}),
+    "heat, mse": ("heatmap", HEATMAP),
+    "heat, weighted": ("heatmap", HEATMAP | {"loss_name": "weighted_mse", "compose": "sum"}),
+    "heat, focal": ("heatmap", HEATMAP | {"loss_name": "focal"}),
+}
+
+
+def build(arm: str, **changes) -> Representation:
+    """Returns an arm by its name in `ARMS`, with some constants changed."""
+    name, constants = ARMS[arm]
+    return representations.build(name, **constants | changes)
+
+
+# Representations are hashable, so each of these programs compiles once for all tests.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def targets(representation, labels, spacing) -> Target:
+    """Returns the targets of (B, *S) label maps."""
+    return jax.vmap(lambda one: representation.target(one, spacing))(labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def perfect(representation, target) -> jax.Array:
+    """Returns the raw output that says the targets."""
+    return representation.perfect(target)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def cost(representation, target, prediction) -> tuple[jax.Array, jax.Array]:
+    """Returns the loss and its gradient."""
+    return jax.value_and_grad(lambda x: representation.loss(x, target, jnp.int32(0))[0])(prediction)
+
+
+def values(representation, labels, spacing) -> np.ndarray:
+    """Returns the target's value (*S, C) of one label map."""
+    return np.asarray(targets(representation, labels[None], np.asarray(spacing, np.float32)).value[0])
+
+
+def answer(representation, labels, spacing) -> np.ndarray:
+    """Returns the raw output (*S, C) that says the target of one label map."""
+    target = targets(representation, labels[None], np.asarray(spacing, np.float32))
+    return np.array(perfect(representation, target)[0])
+
+
+def decoded(representation, labels, spacing) -> np.ndarray:
+    """Returns what the labels' own target decodes to."""
+    return representation.decode(answer(representation, labels, spacing), spacing)

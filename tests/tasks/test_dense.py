@@ -1,0 +1,156 @@
+"""The dense task on a small synthetic movie: what it learns from, and how it is judged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celltrack_jax import tasks
+from celltrack_jax.data import prepare, sources, synthetic
+from celltrack_jax.errors import InputError
+from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.tasks import dense
+from configs.ctc import segment
+
+SPEC = synthetic.SyntheticSpec(frames=10, shape=(96, 96), cells=8, cell_cycle_frames=12.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("movie")
+    synthetic.write_ctc(folder / "ctc", "01", synthetic.make_movie(SPEC, seed=1))
+    found = sources.open_sources(folder / "ctc", "ctc", None)
+    prepare.prepare(
+        folder / "store",
+        found,
+        layout="ctc",
+        origin="ctc",
+        spacing_um=None,
+        advance=lambda name, frames: None,
+    )
+    return folder / "store"
+
+
+@pytest.fixture
+def task(store):
+    config = segment.get_config("tiny")
+    config.data.store = str(store)
+    config.evaluation.holdout, config.evaluation.max_frames = 0.3, 3
+    return tasks.build(config)
+
+
+class TrueMasks(FunctionalModel):
+    """Stands in for a network that predicts the target exactly, by knowing the order of the frames."""
+
+    def __init__(self, task, sequence, frames):
+        self.answers = []
+        for t in frames:
+            labels = jnp.asarray(
+                np.asarray(sequence.labels["segmentation"][t, 0, 0].read().result()), jnp.int32
+            )
+            target = task.representation.target(jnp.where(labels > 0, labels % 60 + 1, 0), jnp.ones(2))
+            self.answers.append(task.representation.perfect(target))
+
+    def answer(self, _):
+        return self.answers.pop(0)[None]
+
+
+def nothing(image):
+    """The raw output of a network that sees no cell."""
+    return jnp.full((*image.shape[:3], 2), -10.0)
+
+
+def test_the_truth_itself_scores_one(task, monkeypatch):
+    task.config.evaluation.contrasts = (1.0,)
+    (sequence,) = task._sequences
+    oracle = TrueMasks(task, sequence, (7, 8, 9))
+    monkeypatch.setattr(task, "predictor", lambda model, variables: oracle.answer)
+    scores = task.evaluate(oracle, Variables({}, {}), lambda: False)
+    assert scores["SEG"] > 0.97
+    assert scores["DET"] == pytest.approx(1.0)
+    assert scores["TRA"] > 0.98
+    assert scores["AP50"] == pytest.approx(1.0)
+
+
+def test_an_empty_prediction_scores_zero(task, monkeypatch):
+    monkeypatch.setattr(task, "predictor", lambda model, variables: nothing)
+    scores = task.evaluate(None, None, lambda: False)
+    assert scores["SEG"] == scores["TRA"] == scores["AP50"] == 0
+    assert scores["score"] == 0
+
+
+def test_an_evaluation_stops_when_asked(task, monkeypatch):
+    monkeypatch.setattr(task, "predictor", lambda model, variables: nothing)
+    assert task.evaluate(None, None, lambda: True) is None
+
+
+def test_held_out_frames_are_never_trained_on(task):
+    (sequence,) = task._sequences
+    trained, held_out = task._split(sequence)
+    assert trained == list(range(7))
+    assert held_out == [7, 8, 9]
+
+
+def test_of_single_images_the_last_ones_are_held_out(task):
+    (sequence,) = task._sequences
+    single = [sequence._replace(name=f"{i:03d}", annotation=["full"]) for i in range(10)]
+    task.__dict__["_sequences"] = single
+    task.config.evaluation.holdout = 0.2
+    assert [task._split(one) for one in single] == [([0], [])] * 8 + [([], [0])] * 2
+
+
+def test_batches_have_the_promised_shapes(task):
+    batch = task.train_data((0, 1))[3]
+    spec = task.batch_spec()
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+        key: (value.shape, value.dtype) for key, value in spec.items()
+    }
+
+
+def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
+    model = FunctionalModel(task.model)
+    variables = model.init(jax.random.key(0))
+    batch = {key: jnp.asarray(value) for key, value in task.train_data((0, 1))[0].items()}
+    keys = jax.random.split(jax.random.key(1), len(batch["sample"]))
+
+    def loss(params):
+        def apply(inputs):
+            return model.apply(Variables(params, variables.stats), inputs, train=True)
+
+        return task.loss(apply, batch, keys, jnp.int32(0))[0]
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(variables.params)
+    assert np.isfinite(value)
+    norms = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients)]
+    assert np.isfinite(norms).all()
+    assert min(norms) > 0
+
+
+def test_less_contrast_keeps_the_background_noise():
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 5, (1, 1, 200, 200)).astype(np.float32)
+    image[..., 60:90, 60:90] += 80
+    dim = dense.less_contrast(image, 0.25, seed=1)
+    assert dim[..., :50, :50].std() == pytest.approx(5, rel=0.05)
+    assert dim[..., 60:90, 60:90].mean() - dim[..., :50, :50].mean() == pytest.approx(20, rel=0.05)
+    np.testing.assert_array_equal(dense.less_contrast(image, 1.0, seed=1), image)
+
+
+def test_lengths_do_not_depend_on_the_unit_of_the_spacing(task):
+    np.testing.assert_allclose(task.lengths([2.0, 0.5, 0.5]), [4, 1, 1])
+    np.testing.assert_allclose(task.lengths([0.125, 0.125]), [1, 1])
+
+
+def test_errors_name_the_cure(store):
+    config = segment.get_config("tiny")
+    with pytest.raises(InputError, match=r"give --config.data.store"):
+        tasks.build(config).train_data((0, 1))
+    config.data.store, config.data.channels = str(store), 2
+    with pytest.raises(InputError, match=r"set --config.data.channels=1"):
+        tasks.build(config).train_data((0, 1))
+    config.data.crop = (63, 64)
+    with pytest.raises(InputError, match=r"not a multiple of the model's stride"):
+        tasks.build(config)
+    config.task = "dnse"
+    with pytest.raises(InputError, match=r"no task 'dnse'"):
+        tasks.build(config)

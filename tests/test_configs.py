@@ -1,0 +1,43 @@
+"""Every config compiles in principle: the shapes of init and of a step, without data and without a compiler."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import pytest
+
+from celltrack_jax import tasks
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.training.optimizer import make_optimizer
+from celltrack_jax.training.state import init_state, make_step
+
+ROOT = Path(__file__).parents[1]
+CASES = [
+    (path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."), argument)
+    for path in sorted((ROOT / "configs").rglob("*.py"))
+    if path.name != "__init__.py"
+    for argument in importlib.import_module(
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    ).ARGUMENTS
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_init_and_step_have_shapes(name, argument):
+    config = importlib.import_module(name).get_config(argument)
+    task = tasks.build(config)
+    model = FunctionalModel(task.model)
+    params = jax.eval_shape(model.init, jax.random.key(0)).params
+    optimizer = make_optimizer(config.optimizer, config.train.steps, params)
+    state = jax.eval_shape(lambda key: init_state(model, optimizer, key), jax.random.key(0))
+    step = make_step(task, model, optimizer, config.seed, config.ema_decay)
+    after, metrics = jax.eval_shape(step, state, task.batch_spec())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert all(value.shape == () for value in metrics.values())
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(ValueError, match="not 'sims'"):
+        importlib.import_module("configs.ctc.segment").get_config("sims")

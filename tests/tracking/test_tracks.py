@@ -1,0 +1,153 @@
+"""Painted masks agree with their track file, whatever the links; missed cells are drawn where there is room."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from celltrack_jax.tracking.features import detections_from_masks
+from celltrack_jax.tracking.tracks import TrackPainter
+
+SPACING = np.array([1.0, 0.5, 0.5])
+
+
+@st.composite
+def linked_movies(draw):
+    """Masks (6, 8) of random pixels, and random links of which none merges."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    numbers = draw(st.lists(st.integers(2, 9), max_size=6, unique=True))
+    masks = {
+        frame: rng.choice(5, (6, 8), p=[0.6, 0.1, 0.1, 0.1, 0.1]).astype(np.uint16)
+        for frame in sorted(numbers)
+    }
+    found = detections_from_masks(masks.items(), SPACING)
+    parent = np.full(len(found.frame), -1)
+    for node in range(len(found.frame)):
+        if rng.random() < 0.8 and (found.frame < found.frame[node]).any():
+            parent[node] = rng.choice(np.flatnonzero(found.frame < found.frame[node]))
+    return masks, found, parent
+
+
+def paint(masks, found, parent, **options):
+    """Returns the painted masks and the painter."""
+    painter = TrackPainter(found, parent, masks, SPACING, **options)
+    return {frame: painter.paint(frame, mask) for frame, mask in masks.items()}, painter
+
+
+@settings(deadline=None)
+@given(linked_movies(), st.booleans(), st.integers(1, 3))
+def test_the_track_file_says_what_the_masks_show(movie, fill_gaps, min_length):
+    masks, found, parent = movie
+    painted, painter = paint(masks, found, parent, fill_gaps=fill_gaps, min_length=min_length)
+    rows = {row[0]: row for row in painter.lineage().rows().tolist()}
+    shown: dict[int, list[int]] = {}
+    for frame, mask in painted.items():
+        for label in np.unique(mask[mask > 0]).tolist():
+            shown.setdefault(label, []).append(frame)
+    assert shown == {label: list(range(begin, end + 1)) for label, begin, end, _ in rows.values()}
+    for _, begin, _, mother in rows.values():
+        assert mother == 0 or rows[mother][2] < begin
+    cells = painter.cells()
+    assert sorted(zip(cells.label.tolist(), cells.frame.tolist(), strict=True)) == sorted(
+        (label, frame) for label, frames in shown.items() for frame in frames
+    )
+
+
+@settings(deadline=None)
+@given(linked_movies())
+def test_without_filling_masks_are_only_renamed(movie):
+    painted, _ = paint(*movie, fill_gaps=False)
+    for frame, mask in movie[0].items():
+        renamed = {(one, two) for one, two in zip(mask.flat, painted[frame].flat, strict=True)}
+        assert len(renamed) == len(np.unique(mask))
+        np.testing.assert_array_equal(painted[frame] > 0, mask > 0)
+
+
+@settings(deadline=None)
+@given(linked_movies())
+def test_filling_changes_no_pixel_that_is_taken(movie):
+    plain, _ = paint(*movie, fill_gaps=False)
+    filled, _ = paint(*movie)
+    for frame, mask in plain.items():
+        np.testing.assert_array_equal(filled[frame][mask > 0] > 0, True)
+
+
+def gap(frames: Sequence[int] = range(5), blocker: tuple[int, ...] = ()):
+    """A 2 x 2 cell that moves by 2 in x from frame 0 to 3 and is missed in between, and lives on to frame 4.
+
+    Args:
+      frames: of the movie.
+      blocker: frames in which another cell covers its way.
+    """
+    masks = {frame: np.zeros((4, 9), np.uint16) for frame in frames}
+    for frame, x in ((0, 1), (3, 4), (4, 4)):
+        if frame in masks:
+            masks[frame][1:3, x : x + 2] = 3
+    for frame in blocker:
+        masks[frame][:, 1:8] = 8
+    found = detections_from_masks(masks.items(), SPACING)
+    parent = np.full(len(found.frame), -1)
+    cell = np.flatnonzero(found.label == 3)
+    parent[cell[1:]] = cell[:-1]
+    return masks, found, parent
+
+
+def test_a_missed_cell_is_drawn_on_its_way():
+    painted, painter = paint(*gap())
+    assert painter.lineage().rows().tolist() == [[1, 0, 4, 0]]
+    for frame, x in ((1, 2), (2, 3)):
+        np.testing.assert_array_equal(
+            np.argwhere(painted[frame]), [(y, a) for y in (1, 2) for a in (x, x + 1)]
+        )
+    assert painter.cells().frame.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_without_filling_a_track_ends_at_the_gap():
+    painted, painter = paint(*gap(), fill_gaps=False)
+    assert painter.lineage().rows().tolist() == [[1, 0, 0, 0], [2, 3, 4, 0]]
+    assert not painted[1].any()
+
+
+@pytest.mark.parametrize(("blocked", "last"), [(1, 0), (2, 1)])
+def test_a_track_ends_where_others_leave_no_room_for_it(blocked, last):
+    painted, painter = paint(*gap(blocker=(blocked,)))
+    rows = painter.lineage().rows().tolist()
+    assert [rows[0], rows[2]] == [[1, 0, last, 0], [3, 3, 4, 0]]
+    assert set(np.unique(painted[blocked])) == {0, rows[1][0]}
+
+
+def test_daughters_keep_their_mother_when_her_track_is_split():
+    masks, found, parent = gap(blocker=(1,))
+    masks[5] = np.zeros((4, 9), np.uint16)
+    masks[5][1, 4], masks[5][1, 6] = 1, 2
+    found = detections_from_masks(masks.items(), SPACING)
+    mother = np.flatnonzero((found.frame == 4) & (found.label == 3))[0]
+    painted, painter = paint(masks, found, np.concatenate([parent, [mother, mother]]))
+    rows = {row[0]: row for row in painter.lineage().rows().tolist()}
+    last = [row for row in rows.values() if row[1] == 5]
+    assert {rows[row[3]][1] for row in last} == {3}
+    assert set(np.unique(painted[5])) == {0, *(row[0] for row in last)}
+
+
+def test_a_link_over_a_frame_that_the_movie_lacks_is_a_parent_link():
+    _, painter = paint(*gap(frames=(0, 1, 3, 4)))
+    assert painter.lineage().rows().tolist() == [[1, 0, 0, 0], [2, 3, 4, 1]]
+
+
+def test_short_tracks_without_relatives_are_left_out():
+    masks = {frame: np.array([[1, 0, 2, 0, 0]], np.uint16) for frame in range(3)}
+    masks[1] = np.array([[1, 0, 2, 0, 7]], np.uint16)
+    found = detections_from_masks(masks.items(), SPACING)
+    parent = np.array([-1, -1, 0, 1, -1, 2, 3])
+    painted, painter = paint(masks, found, parent, min_length=2)
+    assert painter.lineage().rows().tolist() == [[1, 0, 2, 0], [2, 0, 2, 0]]
+    assert painted[1].tolist() == [[1, 0, 2, 0, 0]]
+
+
+def test_a_movie_without_cells():
+    masks = {frame: np.zeros((3, 3), np.uint16) for frame in range(2)}
+    painted, painter = paint(masks, detections_from_masks(masks.items(), SPACING), np.zeros(0, np.int64))
+    assert painter.lineage().rows().shape == (0, 4)
+    assert not any(mask.any() for mask in painted.values())

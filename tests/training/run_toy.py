@@ -1,0 +1,53 @@
+"""Trains the toy task in a process of its own: `run_toy.py WORKDIR STEPS [NAME=VALUE ...]`.
+
+Options: devices=N,M,... a run on as many virtual devices each, in WORKDIR/on_N where there are several; process=I/N
+with port=P for several processes; norm=...; batch=...; f64=1; kill_at=STEP ends the process with kill -9 when it
+evaluates at that step; term_at=STEP sends it SIGTERM there. Prints whether the run is complete as JSON.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
+options = dict(argument.split("=", 1) for argument in sys.argv[3:])
+devices = [int(number) for number in options.get("devices", "1").split(",")]
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(devices)}"
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+import jax
+
+if "f64" in options:
+    jax.config.update("jax_enable_x64", True)
+if "process" in options:
+    rank, count = map(int, options["process"].split("/"))
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{options['port']}", count, rank)
+
+from toy_task import ToyTask, toy_config
+
+from celltrack_jax.training import loop
+
+config = toy_config(steps, int(options.get("batch", 8)), log_every=1)
+task = ToyTask(config, options.get("norm", "group"), dtype="float64" if "f64" in options else "float32")
+
+
+def interrupt() -> None:
+    """Ends or asks to end this process in the evaluation of the given step."""
+    at = 3 * (len(task.evaluations) + 1)
+    if at == int(options.get("kill_at", -1)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if at == int(options.get("term_at", -1)):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+task.on_evaluate = interrupt
+complete = False
+for number in devices:
+    folder = workdir / f"on_{number}" if len(devices) > 1 else workdir
+    chosen = jax.devices() if "process" in options else jax.devices()[:number]
+    complete = loop.train(task, config, folder, chosen)
+print(json.dumps({"complete": complete}))

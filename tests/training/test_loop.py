@@ -1,0 +1,185 @@
+"""A run is a function of its config: interrupted or not, on one device or eight, in one process or two."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import monitoring
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.training import checkpoint, loop, progress
+from tests.training.toy_task import ToyTask, toy_config
+
+RUN_TOY = Path(__file__).with_name("run_toy.py")
+
+
+def start_toy(workdir, steps, *options):
+    return subprocess.Popen(
+        [sys.executable, str(RUN_TOY), str(workdir), str(steps), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_toy(workdir, steps, *options):
+    return finish(start_toy(workdir, steps, *options))
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def losses(workdir):
+    return {row["step"]: row["loss"] for row in progress.read_history(workdir) if row["kind"] == "train"}
+
+
+def final_variables(workdir, config, which="latest"):
+    return checkpoint.restore_variables(workdir, which, FunctionalModel(ToyTask(config).model))[1]
+
+
+def assert_identical(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    status, _, err = run_toy(workdir, 9)
+    assert status == 0, err
+    return workdir
+
+
+@pytest.mark.parametrize("how", ["term_at=6", "kill_at=6"])
+def test_an_interrupted_run_resumes_bit_identically(uninterrupted, tmp_path, how):
+    workdir = tmp_path / "run"
+    status, out, err = run_toy(workdir, 9, how)
+    if how.startswith("kill"):
+        assert status == -9
+        # Step 6 was being evaluated; the save of step 3 may have been cut short, and then counts for nothing.
+        assert checkpoint.checkpoint_steps(workdir) in ([], [3])
+    else:
+        assert status == 0, err
+        assert "stopped at step 6 of 9" in out
+        assert not json.loads(out.splitlines()[-1])["complete"]
+    saved = checkpoint.checkpoint_steps(workdir)
+    status, out, err = run_toy(workdir, 9)
+    assert status == 0, err
+    assert ("resumed at step" in out) == bool(saved)
+    assert losses(workdir) == losses(uninterrupted)
+    evaluations = [row["step"] for row in progress.read_history(workdir) if row["kind"] == "eval"]
+    assert evaluations == [3, 6, 9]
+    assert_identical(final_variables(workdir, toy_config()), final_variables(uninterrupted, toy_config()))
+
+
+@pytest.mark.parametrize(
+    ("norm", "precision", "tolerance"),
+    [("group", "f32", 1e-4), ("batch", "f32", 1e-4), ("batch", "f64", 1e-8)],
+)
+def test_any_number_of_devices_gives_the_same_losses(tmp_path, norm, precision, tolerance):
+    options = ["devices=1,4,8", f"norm={norm}", *(["f64=1"] if precision == "f64" else [])]
+    status, _, err = run_toy(tmp_path, 20, *options)
+    assert status == 0, err
+    histories = [losses(tmp_path / f"on_{devices}") for devices in (1, 4, 8)]
+    assert all(sorted(history) == list(range(1, 21)) for history in histories)
+    one, four, eight = ([history[step] for step in range(1, 21)] for history in histories)
+    np.testing.assert_allclose(four, one, rtol=tolerance)
+    np.testing.assert_allclose(eight, one, rtol=tolerance)
+
+
+def test_a_run_saved_on_eight_devices_resumes_on_one(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    status, _, err = run_toy(workdir, 9, "devices=8", "term_at=6")
+    assert status == 0, err
+    status, out, err = run_toy(workdir, 9, "devices=1")
+    assert status == 0, err
+    assert "resumed at step 6" in out
+    expected = losses(uninterrupted)
+    np.testing.assert_allclose(list(losses(workdir).values()), list(expected.values()), rtol=1e-4)
+
+
+def test_two_process_training_equals_one(uninterrupted, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["devices=4", f"port={port}"]
+    pair = [start_toy(tmp_path / "run", 9, *options, f"process={rank}/2") for rank in range(2)]
+    for status, _, err in map(finish, pair):
+        assert status == 0, err
+    expected = losses(uninterrupted)
+    assert sorted(losses(tmp_path / "run")) == sorted(expected)
+    np.testing.assert_allclose(
+        [losses(tmp_path / "run")[step] for step in sorted(expected)],
+        [expected[step] for step in sorted(expected)],
+        rtol=1e-4,
+    )
+
+
+def test_every_program_compiles_once(tmp_path):
+    compiled = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration_secs)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        counts = []
+        for length in (6, 12):
+            config = toy_config(steps=length)
+            loop.train(ToyTask(config), config, tmp_path / f"run_{length}")
+            counts.append(len(compiled))
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    assert counts[0] > 0
+    # A run of twice the steps, evaluations and saves compiles no more than the shorter one did.
+    assert counts[1] - counts[0] <= counts[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = toy_config(steps=9)
+    with pytest.raises(InputError, match=r"loss of step 5 is nan.*that of step 3 is kept"):
+        loop.train(ToyTask(config, poison=4 * 8 + 1), config, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path) == [3]
+    for leaf in jax.tree.leaves(final_variables(tmp_path, config)):
+        assert np.isfinite(leaf).all()
+
+
+def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
+    config = toy_config(steps=15, keep_latest=1)
+    task = ToyTask(config)
+    scores = iter([0.1, 0.9, 0.5, 0.4, 0.3])
+    task.evaluate = lambda model, variables, stop: {"score": next(scores)}
+    loop.train(task, config, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path) == [6, 15]
+    assert checkpoint.restore_variables(tmp_path, "best", FunctionalModel(task.model))[0] == 6
+
+
+def test_a_work_folder_of_another_config_is_refused(tmp_path):
+    config = toy_config(steps=3)
+    loop.train(ToyTask(config), config, tmp_path)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(InputError, match=r"another config \(optimizer.learning_rate differ\)"):
+        loop.train(ToyTask(config), config, tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    config = toy_config(steps=3)
+    loop.train(ToyTask(config), config, tmp_path)
+    wider = ToyTask(config, norm="batch")
+    with pytest.raises(InputError, match=r"checkpoint 3 .* does not fit this config's model"):
+        checkpoint.restore_variables(tmp_path, "latest", FunctionalModel(wider.model))
+    with pytest.raises(InputError, match=r"no checkpoint 7 in .*: there are \[3\]"):
+        checkpoint.restore_variables(tmp_path, 7, FunctionalModel(wider.model))
+
+
+def test_a_log_cut_short_by_a_crash_is_read_to_its_last_whole_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "train", "loss": 2.0}\n{"step": 2, "ki')
+    assert progress.read_history(tmp_path) == [{"step": 1, "kind": "train", "loss": 2.0}]
