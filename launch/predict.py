@@ -8,7 +8,6 @@ a run that was stopped.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 from absl import flags, logging
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.inference import movies, streams, track
+from celltrack_jax.inference import movies, track
 from celltrack_jax.inference.mask_folder import MaskFolder
+from celltrack_jax.io import threads
 from launch import cli, linking
 
 SEGMENTER = flags.DEFINE_string("segmenter", None, "work folder of a launch.train run")
@@ -28,9 +28,8 @@ TILE = flags.DEFINE_list(
     "tile", None, "[z,]y,x: a tile has at most so many voxels, in a shape that fits; default: the config's"
 )
 BATCH = flags.DEFINE_integer("batch", None, "tiles per device; default: the config's", lower_bound=1)
-AVERAGE = flags.DEFINE_enum(
-    "average", None, ["none", "flips", "all"], "symmetries to average over; default: the config's"
-)
+AVERAGES = ("none", "flips", "all")
+AVERAGE = flags.DEFINE_enum("average", None, AVERAGES, "symmetries to average over; default: the config's")
 MEMORY_GB = flags.DEFINE_float(
     "memory_gb", 8.0, "host memory for predictions; a frame that needs more goes to a temporary file", 0.0
 )
@@ -146,7 +145,7 @@ def segment(segmenter: Segmenter, movie: movies.Movie, folder: Path) -> MaskFold
         sharding=segmenter.sharding,
         scratch=folder,
     )
-    for _ in streams.mapped(lambda one: masks.write(*one), labelled, settings.threads):
+    for _ in threads.mapped(lambda one: masks.write(*one), labelled, settings.threads):
         pass
     seconds = time.perf_counter() - start
     voxels = len(todo) * float(np.prod(movie.shape[1:]))
@@ -162,11 +161,13 @@ def _settings(segmenter: Segmenter, movie: movies.Movie) -> Any:
     from celltrack_jax.inference.tiles import fit_tile
 
     task, inference = segmenter.task, segmenter.config.inference
-    average = str(AVERAGE.value or ("flips" if inference.flips else "none"))
+    average = str(AVERAGE.value or inference.average)
+    if average not in AVERAGES:
+        raise InputError(f"config.inference.average is {average!r}: one of {', '.join(AVERAGES)}")
     memory = int(float(MEMORY_GB.value or 0) * 2**30)
     size = movie.shape[1:][-task.ndim :]
     prediction = 4 * task.representation.channels * int(np.prod(size))
-    processors = len(os.sched_getaffinity(0))
+    processors = threads.cores()
     voxels = int(np.prod(_tile(task.ndim) or inference.tile))
     used = fit_tile(size, voxels, task.halo, task.stride)
     if np.prod(used) > voxels:
@@ -179,7 +180,7 @@ def _settings(segmenter: Segmenter, movie: movies.Movie) -> Any:
         stride=task.stride,
         batch=int(BATCH.value or inference.batch) * segmenter.devices,
         symmetries=symmetries(flips=average != "none", rotations=average == "all"),
-        threads=max(1, min(8, processors, memory // prediction - _HELD)),
+        threads=max(1, min(threads.MOST_THREADS, processors, memory // prediction - _HELD)),
         memory_bytes=memory // (1 + _HELD),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
@@ -35,6 +35,9 @@ def main(argv: Sequence[str]) -> int:
         raise flags.ValidationError(
             "--config=<file>[:argument] is needed, such as configs/ctc/segment.py:sim"
         )
+    if not isinstance(config, ConfigDict):  # the library puts off its error until a key is read
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise flags.ValidationError(f"--config={path} cannot be read: give the path of a config file")
     task = tasks.build(config)
     if _DESCRIBE.value:
         describe(task, config)

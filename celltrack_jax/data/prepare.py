@@ -21,7 +21,7 @@ from celltrack_jax.data import annotation, normalise, store
 from celltrack_jax.data.sources import Frame, Source
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import geff, ome_zarr
-from celltrack_jax.io.threads import map_in_order
+from celltrack_jax.io.threads import mapped
 
 PARTIAL = ".partial"
 LOCK = ".lock"
@@ -141,7 +141,7 @@ def _claim(folder: Path, index: dict[str, Any], names: list[str]) -> None:
 
 def _compare(folder: Path, source: Source, attributes: dict[str, Any]) -> None:
     """Raises unless the source's files are, byte for byte, those that the sequence was made from."""
-    digests = [digest for found in map_in_order(_digests, source.files.values()) for digest in found]
+    digests = [digest for found in mapped(_digests, source.files.values()) for digest in found]
     if _fingerprint(source, digests) != attributes["source_sha256"]:
         raise InputError(
             f"{folder / source.name}.ome.zarr was prepared from other files than {source.name} holds now: "
@@ -206,7 +206,7 @@ def _write_arrays(
 
     records, block = [], ome_zarr.shard_shape(shape)[0]
     buffers: dict[str, np.ndarray] = {}
-    for t, (frame, record) in enumerate(map_in_order(read, numbers)):
+    for t, (frame, record) in enumerate(mapped(read, numbers)):
         begin = t - t % block
         size = min(block, len(numbers) - begin)
         for kind, pixels in {"image": frame.image, **frame.masks}.items():

@@ -20,7 +20,8 @@ import numpy as np
 
 from celltrack_jax.data import normalise
 from celltrack_jax.errors import InputError
-from celltrack_jax.inference import streams, symmetry, tiles
+from celltrack_jax.inference import symmetry, tiles
+from celltrack_jax.io import threads
 
 _IN_FLIGHT = 2
 """Batches whose results wait while the devices work on the next one."""
@@ -101,15 +102,15 @@ def segment_movie(
       InputError: frames differ in shape, hold NaN, or a tile does not fit into the devices' memory.
     """
     network = symmetry.averaged(apply, settings.symmetries)
-    loaded = streams.mapped(lambda frame: load(read_frame, frame), frames, settings.threads)
-    prepared = streams.ahead(batches(loaded, settings), 2)
+    loaded = threads.mapped(lambda frame: load(read_frame, frame), frames, settings.threads)
+    prepared = threads.ahead(batches(loaded, settings), 2)
     results = _results(prepared, network, sharding)
-    predictions = streams.ahead(_assembled(results, settings.memory_bytes, scratch), 1)
+    predictions = threads.ahead(_assembled(results, settings.memory_bytes, scratch), 1)
 
     def decode(prediction: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
         return prediction[0], representation.decode(prediction[1], spacing)
 
-    yield from streams.mapped(decode, predictions, settings.threads)
+    yield from threads.mapped(decode, predictions, settings.threads)
 
 
 def load(read_frame: Callable[[int], np.ndarray], frame: int) -> Loaded:
@@ -211,10 +212,13 @@ def _zeros(shape: tuple[int, ...], memory_bytes: int, scratch: Path | None) -> n
     try:
         with tempfile.TemporaryFile(dir=scratch) as file:
             # Without its blocks a mapped file on a full disk would end the program by a signal.
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
             return np.memmap(file, np.float32, "r+", shape=shape)
     except OSError as error:
         raise InputError(
             f"no room for the prediction of a frame ({size / 2**30:.1f} GiB) in {scratch or tempfile.gettempdir()}: "
-            f"{error.strerror}; free space there or raise --frame_memory_gb"
+            f"{error.strerror}; free space there or raise --memory_gb"
         ) from error

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from celltrack_jax.inference import streams
 from celltrack_jax.inference.mask_folder import cannot_write
-from celltrack_jax.io import ctc, geff
+from celltrack_jax.io import ctc, geff, threads
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking import features, tracks
 
@@ -69,12 +68,12 @@ def track_movie(
     Raises:
       InputError: a mask cannot be read, or the result cannot be written.
     """
-    frames, threads = masks.frames, min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    frames, workers = masks.frames, min(_MOST_THREADS, threads.cores())
 
     def read(frame: int) -> tuple[int, np.ndarray]:
         return frame, masks.read(frame)
 
-    measured = streams.mapped(read, watch("measuring", frames), threads)
+    measured = threads.mapped(read, watch("measuring", frames), workers)
     found = features.detections_from_masks(measured, masks.spacing_um)
     painter = tracks.TrackPainter(
         found,
@@ -85,9 +84,9 @@ def track_movie(
         min_length=drawing.min_length,
     )
     with ctc.ResultWriter(output, masks.digits) as writer:
-        again = streams.mapped(read, watch("writing", frames), threads)
+        again = threads.mapped(read, watch("writing", frames), workers)
         painted = ((frame, painter.paint(frame, labels)) for frame, labels in again)
-        for _ in streams.mapped(lambda one: writer.write(*one), painted, threads):
+        for _ in threads.mapped(lambda one: writer.write(*one), painted, workers):
             pass
         lineage = painter.lineage()
         writer.finish(lineage)
@@ -105,7 +104,7 @@ def _write_geff(path: Path, cells: Detections, lineage: Lineage, masks: Masks, i
             partial,
             graph,
             spacing_known=masks.spacing_known,
-            image=os.path.relpath(images, path) if images else "",
+            image=os.path.relpath(images, path) if images else None,
             labels="..",
         )
         if path.exists():

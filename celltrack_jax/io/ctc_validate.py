@@ -20,7 +20,7 @@ from celltrack_jax.io.ctc_rules import (
     check_uniform,
     common_shape,
 )
-from celltrack_jax.io.threads import map_in_order
+from celltrack_jax.io.threads import mapped
 
 
 def validate_truth(folder: Path) -> list[Problem]:
@@ -113,7 +113,7 @@ def read_masks(files: Iterable[tuple[int, int | None, Path]]) -> tuple[list[Mask
       The masks that can be used, and the problems of the others.
     """
     masks, problems = [], []
-    for mask, found in map_in_order(_read_labels, files):
+    for mask, found in mapped(_read_labels, files):
         masks += [mask] if mask is not None else []
         problems += found
     return masks, problems

@@ -65,20 +65,23 @@ def graph(
     return Graph(t, frame, label, position, edges[(seen & forward)[:, 0]])
 
 
-def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str, labels: str) -> None:
+def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, labels: str) -> None:
     """Writes a graph as a GEFF group (zarr v3).
 
     Args:
       path: of the group, which must not exist.
       tracks: the graph.
       spacing_known: whether positions are in micrometers.
-      image: the image group relative to `path`, for viewers.
+      image: the images relative to `path`, for viewers; None where they are not at hand.
       labels: the label group relative to `path`, whose ids the node property "label" carries.
     """
     import geff_spec  # pulls in zarr, networkx and pydantic, 0.6 s: only who writes tracks pays
     from geff import core_io
 
     unit = "micrometer" if spacing_known else "pixel"
+    related = [geff_spec.RelatedObject(type="labels", path=labels, node_prop="label")]
+    if image is not None:
+        related.insert(0, geff_spec.RelatedObject(type="image", path=image))
     metadata = geff_spec.GeffMetadata(
         directed=True,
         axes=[
@@ -87,10 +90,7 @@ def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str, labels:
         ],
         node_props_metadata={},
         edge_props_metadata={},
-        related_objects=[
-            geff_spec.RelatedObject(type="image", path=image),
-            geff_spec.RelatedObject(type="labels", path=labels, node_prop="label"),
-        ],
+        related_objects=related,
     )
     z, y, x = tracks.position.T
     columns = {"t": tracks.t, "z": z, "y": y, "x": x, "label": tracks.label, "frame": tracks.frame}

@@ -26,7 +26,7 @@ from celltrack_jax.io.ctc_rules import (
     common_shape,
 )
 from celltrack_jax.io.ctc_validate import check_result, present_labels, read_mask
-from celltrack_jax.io.threads import map_in_order
+from celltrack_jax.io.threads import mapped
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics.ctc import Overlap, ctc_measures, overlap
 
@@ -90,7 +90,7 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object") -> Score
         raise InputError(f"{truth} has neither TRA/man_track*.tif nor SEG/man_seg*.tif: give a _GT folder")
     masks, also = scan(result, "mask")
     folders = _Folders(truth, result, masks, markers, segmentation, seg_slices)
-    frames = list(map_in_order(lambda frame: _read_frame(folders, frame), _all_frames(folders)))
+    frames = list(mapped(lambda frame: _read_frame(folders, frame), _all_frames(folders)))
 
     firsts = {frame: entries[0][1] for frame, entries in segmentation.items()}
     problems = check_duplicates(markers, duplicates) + check_duplicates(firsts, twice)

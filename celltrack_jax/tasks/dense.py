@@ -20,10 +20,10 @@ from celltrack_jax.config import Config
 from celltrack_jax.data import augment, normalise, pipeline, store
 from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.errors import InputError
-from celltrack_jax.lineage import Lineage, lineage_from_links
+from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics import ctc, instances
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tracking import features, links
+from celltrack_jax.tracking import features, links, tracks
 
 HEAD = "cells"
 """Name of the network's head."""
@@ -159,9 +159,9 @@ class DenseTask:
         spacing = np.asarray(sequence.spacing_um)
         found = features.detections_from_masks(labelled, spacing)
         parent = links.hungarian(found, **self.config.tracking.to_dict())
-        lineage, track = lineage_from_links(found.frame, parent)
-        relabelled = dict(_relabel(labelled, found, track))
-        return _measures(sequence, held_out, relabelled, lineage, self._window(sequence))
+        painter = tracks.TrackPainter(found, parent, [t for t, _ in labelled], spacing)
+        painted = {t: painter.paint(t, labels) for t, labels in labelled}
+        return _measures(sequence, held_out, painted, painter.lineage(), self._window(sequence))
 
     def _segment(
         self,
@@ -272,14 +272,6 @@ def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
     noise = (background - np.percentile(image, 15.9, axes, keepdims=True)) * math.sqrt(1 - contrast**2)
     random = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
     return background + contrast * (image - background) + noise * random
-
-
-def _relabel(labelled: list[tuple[int, np.ndarray]], found: Any, track: np.ndarray) -> Iterator[tuple]:
-    for frame, labels in labelled:
-        here = found.frame == frame
-        lookup = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-        lookup[found.label[here]] = track[here]
-        yield frame, lookup[labels]
 
 
 def _measures(

@@ -61,10 +61,12 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
         with Preemption() as preemption:
             if saved is not None:
                 log.say(f"resumed at step {saved} of {config.train.steps}")
+            batches = _batches(task, config, saved or 0)  # they are read while the step compiles
             start = time.perf_counter()
             step = compile_step(task, model, optimizer, mesh, config)
             log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
-            return _Loop(task, config, model, mesh, step, checkpoints, log, preemption, saved).run(state)
+            loop = _Loop(task, config, model, mesh, step, batches, checkpoints, log, preemption, saved)
+            return loop.run(state)
     finally:
         checkpoints.close()
         log.close()
@@ -87,17 +89,17 @@ class _Loop:
         model: FunctionalModel,
         mesh: jax.sharding.Mesh,
         step: Any,
+        batches: grain.DatasetIterator,
         checkpoints: Checkpoints,
         log: RunLog,
         preemption: Preemption,
         saved: int | None,
     ):
-        self.task, self.model, self.step = task, model, step
+        self.task, self.model, self.step, self.batches = task, model, step, batches
         self.settings = config.train
         self.checkpoints, self.log, self.preemption, self.saved = checkpoints, log, preemption, saved
         self.done = saved or 0
         self.shardings = meshes.batch_shardings(mesh, task.batch_spec())
-        self.batches = _batches(task, config, self.done)
         self.schedule = learning_rate(config.optimizer, config.train.steps)
         self.clock = StepClock(config.data.batch_size, *step_cost(step))
         self.unread: list[dict[str, jax.Array]] = []
@@ -176,12 +178,13 @@ class _Loop:
         )
 
 
-def _batches(task: Task, config: Config, done: int) -> Any:
+def _batches(task: Task, config: Config, done: int) -> grain.DatasetIterator:
     """The batches of this process from step `done` on: the step number is the whole state of the data."""
     dataset = task.train_data((jax.process_index(), jax.process_count()))
     options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
     iterator = iter(dataset.to_iter_dataset(options))
     iterator.set_state({"next_index": done})
+    iterator.start_prefetch()
     return iterator
 
 

@@ -79,6 +79,9 @@ def _base(ndim: int) -> ConfigDict:
             "gamma_octaves": 0.5,
             "blur_probability": 0.3,
             "blur_px": 1.5,
+            "shading_probability": 0.5,
+            "shading_octaves": 1.0,
+            "shading_spacing_px": 64,
             "contrast_probability": 0.5,
             "contrast_down_octaves": 2.0,
             "contrast_up_octaves": 0.5,
@@ -162,7 +165,7 @@ def _base(ndim: int) -> ConfigDict:
         }
     )
     config.inference = ConfigDict(
-        {"tile": (1024, 1024) if flat else (32, 512, 512), "batch": 1, "flips": True}
+        {"tile": (1024, 1024) if flat else (32, 512, 512), "batch": 1, "average": "flips"}
     )
     # Lengths in diameters of the movie's median cell, volumes as ratios.
     config.tracking = ConfigDict(

@@ -99,15 +99,16 @@ def _measure_memory(path: Path, output: Path) -> int:
 
 
 def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Path) -> None:
-    from celltrack_jax.inference import segment, streams, track
+    from celltrack_jax.inference import segment, track
     from celltrack_jax.inference.mask_folder import MaskFolder
+    from celltrack_jax.io import threads
     from celltrack_jax.tracking.links import hungarian
 
     masks = MaskFolder(output.with_name("masks"), {})
     labelled = segment.segment_movie(
         movie.read, movie.frames, network, task.representation, spacing=np.ones(2), settings=settings
     )
-    for _ in streams.mapped(lambda one: masks.write(*one), labelled, settings.threads):
+    for _ in threads.mapped(lambda one: masks.write(*one), labelled, settings.threads):
         pass
     found = track.Masks(movie.frames, masks.read, np.ones(3), False, 3)
     drawing = track.Drawing(fill_gaps=True, min_length=1)
@@ -146,10 +147,10 @@ def _network(use_model: bool) -> tuple[Any, Callable]:
 
 
 def _settings(task: Any, tile: int) -> Any:
-    import os
 
     from celltrack_jax.inference.segment import Settings
     from celltrack_jax.inference.symmetry import symmetries
+    from celltrack_jax.io import threads
 
     return Settings(
         tile_voxels=tile**2,
@@ -157,7 +158,7 @@ def _settings(task: Any, tile: int) -> Any:
         stride=task.stride,
         batch=1,
         symmetries=symmetries(flips=False, rotations=False),
-        threads=min(8, len(os.sched_getaffinity(0))),
+        threads=min(threads.MOST_THREADS, threads.cores()),
         memory_bytes=2**31,
     )
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import ctc
-from celltrack_jax.io.threads import map_in_order
 from celltrack_jax.lineage import Lineage
 from tests.ctc_folders import movies, write_masks, write_truth
 
@@ -324,25 +323,3 @@ def test_real_sequences_open(real_data):
     counts = len(sequence.images), len(sequence.markers), len(sequence.segmentation), len(sequence.silver)
     assert counts == (18, 12, 3, 9)
     assert ctc.read_image(sequence.images[0]).shape == (700, 1100)
-
-
-def test_threads_keep_the_order_and_few_results():
-    drawn, kept = [], []
-
-    def items():
-        for item in range(200):
-            drawn.append(item)
-            yield item
-
-    for number, value in enumerate(map_in_order(lambda item: item * item, items())):
-        assert value == number * number
-        kept.append(len(drawn) - number)
-    assert max(kept) <= 9
-    with pytest.raises(InputError, match="third"):
-        list(map_in_order(lambda item: _fail_at(item, 3), range(9)))
-
-
-def _fail_at(item: int, bad: int) -> int:
-    if item == bad:
-        raise InputError("third")
-    return item

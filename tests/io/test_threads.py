@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celltrack_jax.inference.streams import ahead, mapped
+from celltrack_jax.io.threads import ahead, mapped
 
 STAGES = {
     "ahead": lambda items: ahead(items, 3),

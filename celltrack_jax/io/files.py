@@ -1,0 +1,80 @@
+"""Files that are whole or absent, and what to say where they cannot be written."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from celltrack_jax.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST)
+
+
+@contextlib.contextmanager
+def explained(what: Path | str, kept: str) -> Iterator[None]:
+    """Turns a failure to write into one line with a cure; every other error passes through.
+
+    Args:
+      what: is written.
+      kept: what the user finds and can do after the cure, such as "run the same command again to continue".
+
+    Raises:
+      InputError: the disk is full, or the file system refuses.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        cure = (
+            "free some space"
+            if "space" in reason or "quota" in reason
+            else "check the path and its permissions"
+        )
+        raise InputError(f"cannot write {what}: {reason}; {cure}, {kept}") from error
+
+
+def replace_text(path: Path, text: str, kept: str) -> None:
+    """Writes a file that is there whole or as it was before.
+
+    Args:
+      path: is replaced; its folder is made.
+      text: in UTF-8.
+      kept: as of `explained`.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with explained(path, kept):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """Says why the file system refused; None where the error is about something else.
+
+    tensorstore, and orbax through it, report a full disk as a ValueError that only quotes the system.
+    """
+    while error is not None:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _FULL + _REFUSED:
+            return os.strerror(code)
+        quoted = [
+            os.strerror(code)
+            for code in (*_FULL, errno.EROFS, errno.EACCES)
+            if os.strerror(code) in str(error)
+        ]
+        if quoted:
+            return quoted[0]
+        error = error.__cause__ or error.__context__
+    return None

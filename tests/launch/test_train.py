@@ -1,0 +1,85 @@
+"""The training main: its flags, and a whole small run through it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from celltrack_jax.data import prepare, sources, synthetic
+
+ROOT = Path(__file__).parents[2]
+TINY = "configs/ctc/segment.py:tiny"
+SPEC = synthetic.SyntheticSpec(frames=10, shape=(96, 96), cells=8, cell_cycle_frames=12.0)
+
+
+def train(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.train", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("movie")
+    synthetic.write_ctc(folder / "ctc", "01", synthetic.make_movie(SPEC, seed=1))
+    found = sources.open_sources(folder / "ctc", "ctc", None)
+    prepare.prepare(
+        folder / "store",
+        found,
+        layout="ctc",
+        origin="ctc",
+        spacing_um=None,
+        advance=lambda name, frames: None,
+    )
+    return folder / "store"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "--config=<file>[:argument] is needed"),
+        (["--config=configs/ctc/nope.py:sim"], 2, "nope.py:sim cannot be read"),
+        (["--config=configs/ctc/segment.py:sims"], 2, "not 'sims'"),
+        ([f"--config={TINY}", "--config.train.stps=3"], 2, "stps"),
+        ([f"--config={TINY}"], 2, "--workdir=<folder> is needed"),
+        ([f"--config={TINY}", "--workdir={tmp}"], 1, "give --config.data.store=<folder"),
+        ([f"--config={TINY}", "--workdir={tmp}", "--config.data.store={tmp}"], 1, "launch.prepare"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, arguments, status, message):
+    done = train(*(each.format(tmp=tmp_path / "absent") for each in arguments))
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "compiled" not in done.stdout, "said before any work is done"
+
+
+def test_describe_needs_no_data():
+    done = train(f"--config={TINY}", "--describe")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^parameters +[\d,]+$", done.stdout, re.MULTILINE)
+    assert re.search(r"^step: [\d.]+ GFLOP", done.stdout, re.MULTILINE)
+
+
+def test_every_program_of_a_run_with_evaluations_compiles_once(store, tmp_path):
+    """JAX names each program that it compiles; a new shape or dtype would compile the same name again."""
+    run = [f"--config={TINY}", f"--workdir={tmp_path}", f"--config.data.store={store}"]
+    done = train(*run, JAX_LOG_COMPILES="1")
+    assert done.returncode == 0, done.stderr
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr)
+    for program in ("step", "_predict"):
+        assert compiled.count(program) == 1, compiled
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [10, 20]
+    assert {row["step"] for row in rows if row["kind"] == "train"} == {4, 9, 10, 14, 19, 20}
+    again = train(*run, JAX_LOG_COMPILES="1")
+    assert "resumed at step 20 of 20" in again.stdout
