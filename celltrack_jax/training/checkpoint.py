@@ -1,9 +1,8 @@
 """Checkpoints of a run, by orbax v1: saved asynchronously, restorable on any number of devices."""
 
-import errno
 import json
-import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,24 @@ from orbax.checkpoint import v1 as ocp
 
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
+from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.training import progress
 from celltrack_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
 _BEST, _LATEST = "best", "latest"
+_KEPT = "then run the same command to continue from the last good checkpoint"
+_MAY_CHANGE = (
+    r"train\.(steps|log_every|evaluate_every|save_every|keep_latest)",
+    r"mesh\..*",
+    r"data\.(threads|prefetch|max_cells)",
+    r"representation\.max_cells",
+    r"evaluation\.(max_frames|window|contrasts)",
+    r"(inference|tracking)\..*",
+)
+"""Keys that a run may be continued with other values of: how long and where it runs, what it holds room for, and how
+it is watched. Everything else would make two runs out of one."""
 
 
 class Checkpoints:
@@ -33,17 +45,9 @@ class Checkpoints:
           keep_latest: how many of the newest to keep beside the best.
         """
         self._metric = best_metric
+        self._scores = _scores(workdir, best_metric)
         policies = ocp.training.preservation_policies
-        keep: Any = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(keep_latest),
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
+        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(keep_latest), _Best(self._scores)])
         self._checkpointer = ocp.training.Checkpointer(
             epath.Path(workdir.absolute() / "checkpoints"),
             preservation_policy=keep,
@@ -56,19 +60,20 @@ class Checkpoints:
         Args:
           step: steps done.
           state: the whole training state.
-          scores: of an evaluation of exactly this state, None where there was none.
+          scores: of an evaluation of exactly this state, None where there was none. A step that was saved before is
+            not saved again (orbax would delete it first), only its score is noted.
 
         Raises:
           InputError: the disk is full or cannot be written.
         """
-        metrics: Any = None
-        if scores is not None and scores.get(self._metric) is not None:
-            metrics = {self._metric: float(scores[self._metric])}
+        score = None if scores is None else scores.get(self._metric)
+        if score is not None:
+            self._scores[step] = float(score)
+        if self.has(step):
+            return
         parts = {"state": state._replace(ema=()), "ema": state.ema}
-        with _disk_errors(step):
-            self._checkpointer.save_checkpointables_async(
-                step, parts, force=True, overwrite=self.has(step), metrics=metrics
-            )
+        with files.explained(f"the checkpoint of step {step}", _KEPT):
+            self._checkpointer.save_checkpointables_async(step, parts, force=True)
 
     def has(self, step: int) -> bool:
         """Returns whether this step was saved."""
@@ -89,12 +94,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
-        with _disk_errors(None):
+        with files.explained("the checkpoint", _KEPT):
             self._checkpointer.wait()
 
     def close(self) -> None:
         """Waits and releases."""
-        with _disk_errors(None):
+        with files.explained("the checkpoint", _KEPT):
             self._checkpointer.close()
 
 
@@ -116,10 +121,10 @@ def restore_variables(workdir: Path, which: str | int, model: FunctionalModel) -
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: give the --workdir of a launch.train run")
     with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
-        saved = {checkpoint.step: checkpoint for checkpoint in checkpointer.checkpoints}
+        saved = [checkpoint.step for checkpoint in checkpointer.checkpoints]
         if not saved:
             raise InputError(f"{folder} holds no finished checkpoint: train longer before predicting")
-        step = _choose(saved, which, folder)
+        step = _choose(saved, which, workdir)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
@@ -142,16 +147,11 @@ def save_config(workdir: Path, config: Config) -> None:
       InputError: the folder holds a run of another config, or cannot be written.
     """
     path = workdir / CONFIG_FILE
-    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _refuse_other_run(path, text)
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --workdir") from error
+    new = json.loads(config.to_json_best_effort())
+    if checkpoint_steps(workdir):
+        old = json.loads(load_config(workdir).to_json_best_effort())
+        _refuse_other_run(workdir, old, new)
+    files.replace_text(path, json.dumps(new, indent=2, sort_keys=True) + "\n", "or choose another --workdir")
 
 
 def load_config(workdir: Path) -> Config:
@@ -169,13 +169,11 @@ def load_config(workdir: Path) -> Config:
         raise InputError(f"cannot read {path} ({error}): train again into a new --workdir") from error
 
 
-def _refuse_other_run(path: Path, text: str) -> None:
-    old, new = json.loads(path.read_text()), json.loads(text)
-    # The length of a run may grow; everything else would make two runs out of one.
-    differing = [key for key in _changed(old, new) if key != "train.steps"]
+def _refuse_other_run(workdir: Path, old: Any, new: Any) -> None:
+    differing = [key for key in _changed(old, new) if not any(re.fullmatch(name, key) for name in _MAY_CHANGE)]
     if differing:
         raise InputError(
-            f"{path.parent} holds a run with another config ({', '.join(differing[:4])} differ): "
+            f"{workdir} holds a run with another config ({', '.join(differing[:4])} differ): "
             "choose another --workdir, or remove this one"
         )
 
@@ -187,15 +185,39 @@ def _changed(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [prefix.rstrip(".")]
 
 
-def _choose(saved: dict[int, Any], which: str | int, folder: Path) -> int:
+def _scores(workdir: Path, metric: str) -> dict[int, float]:
+    """Returns the score of each evaluated step, as the run's log has them."""
+    rows = [row for row in progress.read_history(workdir) if row["kind"] == "eval"]
+    return {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
+
+
+def _best(steps: Sequence[int], scores: Mapping[int, float]) -> int | None:
+    return max((step for step in steps if step in scores), key=lambda step: scores[step], default=None)
+
+
+class _Best:
+    """Orbax's policy to keep the checkpoint of the best score."""
+
+    def __init__(self, scores: Mapping[int, float]):
+        self._scores = scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        best = _best([checkpoint.step for checkpoint in checkpoints], self._scores)
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def _choose(saved: Sequence[int], which: str | int, workdir: Path) -> int:
     if which == _LATEST:
         return max(saved)
     if which == _BEST:
-        scored = {step: next(iter(c.metrics.values())) for step, c in saved.items() if c.metrics}
-        return max(scored, key=lambda step: scored[step]) if scored else max(saved)
+        best = _best(saved, _scores(workdir, load_config(workdir).train.best_metric))
+        return max(saved) if best is None else best
     if str(which).isdigit() and int(which) in saved:
         return int(which)
-    raise InputError(f"no checkpoint {which!r} in {folder}: there are {sorted(saved)}, 'best' and 'latest'")
+    raise InputError(
+        f"no checkpoint {which!r} in {workdir}: there are {sorted(saved)}, 'best' and 'latest'"
+    )
 
 
 def _load(checkpointer: Any, step: int, parts: dict[str, Any]) -> dict[str, Any]:
@@ -207,29 +229,3 @@ def _load(checkpointer: Any, step: int, parts: dict[str, Any]) -> dict[str, Any]
             f"checkpoint {step} in {checkpointer.directory} does not fit this config's model ({reason}): "
             "use the config it was trained with, or a new --workdir"
         ) from error
-
-
-class _disk_errors:  # noqa: N801, a context manager that reads as a function
-    """Turns an unwritable disk into a one-line error."""
-
-    def __init__(self, step: int | None):
-        self._step = step
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__
-        if isinstance(cause, OSError) and cause.errno in (
-            errno.ENOSPC,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EDQUOT,
-        ):
-            at = "" if self._step is None else f" of step {self._step}"
-            raise InputError(
-                f"cannot save the checkpoint{at}: {cause.strerror}; free space or choose another --workdir, "
-                "then run the same command to continue from the last good checkpoint"
-            ) from error

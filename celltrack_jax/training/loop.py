@@ -3,6 +3,7 @@
 It knows the Task protocol and nothing of what is learned.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -47,29 +48,28 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
     params = jax.eval_shape(model.init, jax.random.key(0)).params
     optimizer = make_optimizer(config.optimizer, config.train.steps, params)
 
-    checkpoints = Checkpoints(workdir, config.train.best_metric, config.train.keep_latest)
-    abstract = abstract_state(model, optimizer, mesh)
-    state = checkpoints.restore_latest(abstract)
-    saved = None if state is None else int(state.step)
-    if state is None:
-        shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        birth = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)
-        state = birth(jax.random.key(config.seed))
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir, config.train.best_metric, config.train.keep_latest)
+        stack.callback(checkpoints.close)
+        abstract = abstract_state(model, optimizer, mesh)
+        state = checkpoints.restore_latest(abstract)
+        saved = None if state is None else int(state.step)
+        if state is None:
+            shardings = jax.tree.map(lambda x: x.sharding, abstract)
+            birth = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)
+            state = birth(jax.random.key(config.seed))
 
-    log = RunLog(workdir, config.train.steps, saved or 0)
-    try:
-        with Preemption() as preemption:
-            if saved is not None:
-                log.say(f"resumed at step {saved} of {config.train.steps}")
-            batches = _batches(task, config, saved or 0)  # they are read while the step compiles
-            start = time.perf_counter()
-            step = compile_step(task, model, optimizer, mesh, config)
-            log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
-            loop = _Loop(task, config, model, mesh, step, batches, checkpoints, log, preemption, saved)
-            return loop.run(state)
-    finally:
-        checkpoints.close()
-        log.close()
+        log = RunLog(workdir, config.train.steps, saved or 0)
+        stack.callback(log.close)
+        preemption = stack.enter_context(Preemption())
+        if saved is not None:
+            log.say(f"resumed at step {saved} of {config.train.steps}")
+        batches = _batches(task, config, saved or 0)  # they are read while the step compiles
+        start = time.perf_counter()
+        step = compile_step(task, model, optimizer, mesh, config)
+        log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
+        loop = _Loop(task, config, model, mesh, step, batches, checkpoints, log, preemption, saved)
+        return loop.run(state)
 
 
 def step_cost(compiled: Any) -> tuple[float, float]:
@@ -107,9 +107,10 @@ class _Loop:
     def run(self, state: Any) -> bool:
         """Steps to the end or to a stop; returns whether it came to the end."""
         while True:
+            judged = True
             if self._due(self.settings.evaluate_every) or self._due(self.settings.save_every):
-                self._evaluate_and_save(state)
-            if self.done >= self.settings.steps:
+                judged = self._evaluate_and_save(state)
+            if self.done >= self.settings.steps and judged:
                 return True
             if self.preemption.asked():
                 self._save(state, None)
@@ -119,7 +120,12 @@ class _Loop:
                 return False
 
             before = time.perf_counter()
-            batch = next(self.batches)
+            try:
+                batch = next(self.batches)
+            except InputError:
+                if self.done:
+                    self._save(state, None)  # what was learned is kept, whatever is wrong with the next crop
+                raise
             self.clock.count(time.perf_counter() - before)
             state, metrics = self.step(state, meshes.global_batch(batch, self.shardings))
             self.done += 1
@@ -131,17 +137,20 @@ class _Loop:
     def _due(self, every: int) -> bool:
         return self.done > 0 and (self.done % every == 0 or self.done >= self.settings.steps)
 
-    def _evaluate_and_save(self, state: Any) -> None:
-        scores = None
+    def _evaluate_and_save(self, state: Any) -> bool:
+        """Does what is due; returns whether no evaluation was broken off."""
+        scores, judged = None, True
         if self._due(self.settings.evaluate_every) and self.done not in self.log.evaluated:
             self._log(newest=True)
             start = time.perf_counter()
             scores = self.task.evaluate(self.model, state.ema, self.preemption.asked)
+            judged = scores is not None
             if scores is not None:
                 scores = {**scores, "evaluation_s": time.perf_counter() - start}
                 self.log.write("eval", self.done, scores)
         self._save(state, scores)
         self.clock.restart()
+        return judged
 
     def _save(self, state: Any, scores: Any) -> None:
         if self.saved == self.done and scores is None:
@@ -165,10 +174,12 @@ class _Loop:
             {key: np.asarray(value).item() for key, value in row.items()} for row in jax.device_get(ready)
         ]
         for number, row in enumerate(rows, start=last - len(rows) + 1):
-            if not math.isfinite(row["loss"]):
+            # A loss is that of the parameters before the step, the gradient tells whether those after it are sound.
+            bad = next((key for key in ("loss", "gradient_norm") if not math.isfinite(row[key])), None)
+            if bad is not None:
                 kept = "none was saved yet" if self.saved is None else f"that of step {self.saved} is kept"
                 raise InputError(
-                    f"the loss of step {number} is {row['loss']}; last good checkpoint: {kept}; lower "
+                    f"the {bad.replace('_', ' ')} of step {number} is {row[bad]}; last good checkpoint: {kept}; lower "
                     "--config.optimizer.learning_rate or check the data, and train into a new --workdir"
                 )
         means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}

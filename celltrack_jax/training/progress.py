@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from celltrack_jax.errors import InputError
+from celltrack_jax.io import files
 from celltrack_jax.training.hardware import device_peak
 
 METRICS_FILE = "metrics.jsonl"
+_KEPT = "then run the same command to continue, or choose another --workdir"
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]]:
@@ -51,15 +51,11 @@ class RunLog:
         """Steps whose evaluation is in the log already; the same on every process."""
         if not self._active:
             return
-        path = workdir / METRICS_FILE
-        try:
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(partial, path)
-            self._file = path.open("a", buffering=1)
+        self._path = workdir / METRICS_FILE
+        files.replace_text(self._path, "".join(json.dumps(row) + "\n" for row in kept), _KEPT)
+        with files.explained(self._path, _KEPT):
+            self._file = self._path.open("a", buffering=1)
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}; choose another --workdir") from error
         self._terminal = sys.stderr.isatty()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), disable=not self._terminal)
@@ -82,10 +78,11 @@ class RunLog:
         if not self._active:
             return
         clean = {key: _finite(value) for key, value in values.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **clean}) + "\n")
-        for key, value in clean.items():
-            if value is not None:
-                self._events.add_scalar(f"{kind}/{key}", value, step)
+        with files.explained(self._path, _KEPT):
+            self._file.write(json.dumps({"step": step, "kind": kind, **clean}) + "\n")
+            for key, value in clean.items():
+                if value is not None:
+                    self._events.add_scalar(f"{kind}/{key}", value, step)
         shown = "  ".join(f"{key} {value:.4g}" for key, value in clean.items() if value is not None)
         if not self._terminal:
             print(f"{kind} {step}/{self._total}  {shown}", flush=True)
@@ -103,8 +100,9 @@ class RunLog:
         """Flushes and closes everything."""
         if self._active:
             self._bar.stop()
-            self._file.close()
-            self._events.close()
+            with files.explained(self._path, _KEPT):
+                self._file.close()
+                self._events.close()
 
 
 class StepClock:

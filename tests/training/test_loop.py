@@ -1,12 +1,15 @@
 """A run is a function of its config: interrupted or not, on one device or eight, in one process or two."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import monitoring
@@ -14,7 +17,7 @@ from jax import monitoring
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import checkpoint, loop, progress
-from tests.training.toy_task import ToyTask, toy_config
+from tests.training.toy_task import Samples, ToyTask, toy_config
 
 RUN_TOY = Path(__file__).with_name("run_toy.py")
 
@@ -160,6 +163,90 @@ def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
     loop.train(task, config, tmp_path)
     assert checkpoint.checkpoint_steps(tmp_path) == [6, 15]
     assert checkpoint.restore_variables(tmp_path, "best", FunctionalModel(task.model))[0] == 6
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_state_is_saved(tmp_path):
+    """The loss of a step is that of the parameters before it: a bad gradient poisons the state that comes after."""
+    config = toy_config(steps=9)
+    task = ToyTask(config)
+    plain = task.loss
+
+    def loss(apply, batch, keys, step):
+        value, stats, metrics = plain(apply, batch, keys, step)
+        # The slope of the root at 0 is infinite.
+        value = jax.lax.cond(step == 5, lambda v: v + jnp.sqrt(0 * v), lambda v: v, value)
+        return value, stats, metrics
+
+    task.loss = loss
+    with pytest.raises(InputError, match=r"gradient norm of step 6 is nan.*that of step 3 is kept"):
+        loop.train(task, config, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path) == [3]
+
+
+def test_a_batch_that_cannot_be_made_keeps_what_was_learned(tmp_path):
+    config = toy_config(steps=9)
+    task = ToyTask(config)
+
+    class Short:
+        def __init__(self, samples):
+            self.samples = samples
+
+        def __len__(self):
+            return 10_000
+
+        def __getitem__(self, index):
+            if index >= 5 * 8:
+                raise InputError("frame 7: a crop holds 300 cells")
+            return self.samples[index]
+
+    task.train_data = lambda process: grain.MapDataset.source(Short(Samples(None, "float32"))).batch(8)
+    with pytest.raises(InputError, match="300 cells"):
+        loop.train(task, config, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path)[-1] == 5
+
+
+def test_an_evaluation_that_was_interrupted_is_made_up_for_without_saving_the_state_again(tmp_path):
+    config = toy_config(steps=3)
+    task = ToyTask(config)
+    task.on_evaluate = lambda: signal.raise_signal(signal.SIGTERM)
+    assert not loop.train(task, config, tmp_path)
+    folder = tmp_path / "checkpoints"
+    (saved,) = [path for path in folder.iterdir() if path.is_dir()]
+    identity = saved.stat().st_ino, saved.stat().st_ctime_ns
+    assert loop.train(ToyTask(config), config, tmp_path)
+    assert (saved.stat().st_ino, saved.stat().st_ctime_ns) == identity
+    config.train.steps = 6
+    better = ToyTask(config)
+    better.evaluate = lambda model, variables, stop: {"score": -1e9}
+    loop.train(better, config, tmp_path)
+    assert checkpoint.restore_variables(tmp_path, "best", FunctionalModel(better.model))[0] == 3
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_said_in_one_line(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file [OS error 28: ENOSPC No space left on device]")
+
+    monkeypatch.setattr(checkpoint.ocp.training.Checkpointer, "save_checkpointables_async", full)
+    config = toy_config(steps=3)
+    with pytest.raises(InputError, match="checkpoint of step 3: No space left on device; free some space, then run"):
+        loop.train(ToyTask(config), config, tmp_path)
+
+
+def test_a_run_goes_on_with_another_length_and_on_other_devices(tmp_path):
+    config = toy_config(steps=3)
+    loop.train(ToyTask(config), config, tmp_path)
+    config.train.steps, config.train.log_every, config.data.prefetch = 6, 1, 1
+    assert loop.train(ToyTask(config), config, tmp_path)
+    assert checkpoint.load_config(tmp_path).train.steps == 6
+
+
+def test_a_config_may_be_corrected_until_something_was_saved(tmp_path):
+    config = toy_config(steps=3)
+    checkpoint.save_config(tmp_path, config)
+    (tmp_path / "config.json").write_text("{ cut short")
+    config.optimizer.learning_rate = 0.5
+    checkpoint.save_config(tmp_path, config)
+    assert checkpoint.load_config(tmp_path).optimizer.learning_rate == 0.5
 
 
 def test_a_work_folder_of_another_config_is_refused(tmp_path):

@@ -43,7 +43,9 @@ def toy_config(steps: int = 6, batch_size: int = 8, **train: object) -> Config:
     )
 
 
-class _Samples:
+class Samples:
+    """Numbered noise."""
+
     def __init__(self, poison: int | None, dtype: str):
         self._poison, self._dtype = poison, dtype
 
@@ -98,7 +100,7 @@ class ToyTask:
     def train_data(self, process):
         """Returns batches of numbered noise."""
         index, count = process
-        samples = grain.MapDataset.source(_Samples(self.poison, self.dtype))
+        samples = grain.MapDataset.source(Samples(self.poison, self.dtype))
         return samples[index::count].batch(self.batch_size // count)
 
     def loss(self, apply, batch, keys, step):
