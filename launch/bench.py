@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from celltrack_jax.errors import InputError
+from celltrack_jax.io import files
 from launch import benches, cli
 
 AGAINST = flags.DEFINE_string("against", None, "peer to compare with; each benchmark names its own")
@@ -57,7 +57,7 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
                 f"{row['repeats']} times"
             )
         print(line)
-        for key in row.keys() - set(COLUMNS):
+        for key in [key for key in row if key not in COLUMNS]:
             print(f"{'':{width}}  {key} {row[key]:.4g}")
 
 
@@ -67,10 +67,8 @@ def write_rows(path: Path, content: dict[str, Any]) -> None:
     Raises:
       InputError: the file cannot be written.
     """
-    try:
+    with files.explained(path, "or choose another --json"):
         path.write_text(json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --json") from error
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -19,6 +20,42 @@ def run(main: Callable[[Sequence[str]], int | None], *, positional: bool = False
       positional: whether it takes positional arguments.
     """
     app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse(argv, positional))
+
+
+def spacing(words: Sequence[str]) -> list[float]:
+    """Reads a --spacing: voxel size in µm, z,y,x, or y,x of a 2D movie.
+
+    Raises:
+      InputError: these are not two or three positive numbers.
+    """
+    try:
+        sizes = [float(word) for word in words]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (2, 3) or not all(0 < size < float("inf") for size in sizes):
+        raise InputError(
+            f"--spacing={','.join(words)} is not two or three positive numbers: give z,y,x in µm (y,x in 2D)"
+        )
+    return sizes
+
+
+def spacing_zyx(sizes: Sequence[float], planes: int, movie: Path | str) -> list[float]:
+    """Returns z, y, x of a --spacing for a movie; z of a 2D movie is 1 unless it is given.
+
+    Args:
+      sizes: of `spacing`.
+      planes: Z of the movie, 1 in 2D.
+      movie: that the error names.
+
+    Raises:
+      InputError: only y and x are given for a movie of several planes.
+    """
+    if len(sizes) == 2 and planes > 1:
+        y, x = (f"{size:.10g}" for size in sizes)
+        raise InputError(
+            f"--spacing={y},{x} lacks z: {movie} has {planes} planes; give --spacing=<z>,{y},{x} in µm"
+        )
+    return [1.0] * (3 - len(sizes)) + [float(size) for size in sizes]
 
 
 def _parse(argv: Sequence[str], positional: bool) -> list[str]:

@@ -78,3 +78,9 @@ def test_the_benchmark_of_the_measures_makes_a_result_that_can_be_scored(monkeyp
     assert 0.5 < scores["TRA"] < scores["DET"] < 1
     assert 0.5 < scores["SEG"] < 1
     assert scores["BC0"] is not None
+
+
+def test_what_a_row_says_beside_the_columns_keeps_its_order(capsys):
+    extras = {f"number {i}": float(i) for i in range(12)}
+    bench.print_rows([timing.alone_row("lone", (1.5,)) | extras])
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == list(map(str, range(12)))
