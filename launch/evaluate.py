@@ -20,8 +20,8 @@ import numpy as np
 from absl import flags
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference.ctc_scores import Scores, score_result
 from celltrack_jax.metrics.ctc import MEASURES
-from celltrack_jax.report.ctc_scores import Scores, score_result
 from launch import cli
 
 TRUTH = flags.DEFINE_string("truth", None, "annotation folder (01_GT) that holds TRA or SEG or both")

@@ -1,7 +1,7 @@
 """The rules of Cell Tracking Challenge folders, each a function that lists all breaches of it.
 
-They work on what is known after the masks have been read (`Mask`, `Tracks`); `ctc_validate` reads them, and so
-does `report.ctc_scores`, which measures overlaps in the same pass over the files.
+They work on what is known after the masks have been read (`Mask`, `Tracks`): `inference.ctc_scores` and
+`data.sources` apply them to files that they read once, for other reasons.
 
 Shapes: Z Y X space, K labels.
 """
@@ -57,6 +57,34 @@ class Tracks(NamedTuple):
     """None where the file could not be read at all."""
     unclear: set[int]
     """Labels whose lines are malformed or end before they begin: masks are not held against these."""
+
+
+def check_result(
+    folder: Path,
+    files: dict[int, Path],
+    masks: list[Mask],
+    required: set[int] | None,
+    shape: tuple[int, ...] | None,
+    more_frames: bool = False,
+) -> list[Problem]:
+    """Checks a result of which the masks have been read.
+
+    Args:
+      folder: where the track file is, if there is one.
+      files: all mask files by frame.
+      masks: those that could be read.
+      required: the truth's frames, or None.
+      shape: the truth's shape, or None.
+      more_frames: allow frames beyond the required ones.
+    """
+    problems = check_frames(folder, "mask", files, required, more_frames)
+    problems += check_uniform(masks, shape) + check_largest_label(masks)
+    if (folder / "res_track.txt").is_file():
+        tracks, found = check_track_file(folder / "res_track.txt")
+        problems += (
+            found + check_span(tracks, files.keys() | (required or set())) + check_labels(masks, tracks)
+        )
+    return problems
 
 
 def check_duplicates(files: dict[int, Path], duplicates: list[tuple[int, Path]]) -> list[Problem]:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 
 
@@ -43,6 +42,9 @@ def graph(
       label: (N,) track labels.
       position: (N, 3).
       lineage: None gives no edges.
+
+    Raises:
+      ValueError: the lineage links cells backwards; `ctc_rules.check_track_file` finds such ones in files.
     """
     order = np.lexsort((label, t))
     t, frame, label = (np.asarray(column, np.int64)[order] for column in (t, frame, label))
@@ -59,10 +61,16 @@ def graph(
             if nodes and parent in members:
                 links.append((members[parent][-1], nodes[0]))
     edges = np.array(sorted(links), np.int64).reshape(-1, 2)
+    steps = np.diff(t[edges], axis=1)[:, 0]
+    if (steps <= 0).any():
+        earlier, later = edges[np.argmin(steps)]
+        raise ValueError(
+            f"track {label[earlier]} in frame {frame[earlier]} cannot be linked to track {label[later]} in frame "
+            f"{frame[later]}"
+        )
     # Among frames that are all there, the number grows by as much as the index does.
-    seen = np.diff(frame[edges], axis=1) == np.diff(t[edges], axis=1)
-    forward = np.diff(t[edges], axis=1) > 0
-    return Graph(t, frame, label, position, edges[(seen & forward)[:, 0]])
+    seen = np.diff(frame[edges], axis=1)[:, 0] == steps
+    return Graph(t, frame, label, position, edges[seen])
 
 
 def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, labels: str) -> None:
@@ -103,33 +111,3 @@ def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, 
         metadata,
         zarr_format=3,
     )
-
-
-def read(path: Path) -> Graph:
-    """Reads a GEFF group that has the node properties t, z, y, x and label; frame is t where it lacks.
-
-    Raises:
-      InputError: there is no such group, or a property is missing.
-    """
-    from geff import core_io
-
-    if not Path(path).is_dir():
-        raise InputError(f"{path} does not exist: check the path of the GEFF group")
-    try:
-        memory = core_io.read_to_memory(str(path))
-        properties = {name: prop["values"] for name, prop in memory["node_props"].items()}
-        t, label = (np.asarray(properties[name], np.int64) for name in ("t", "label"))
-        position = np.stack([properties[axis] for axis in "zyx"], axis=1).astype(np.float64)
-    except KeyError as error:
-        raise InputError(f"{path} has no node property {error}: needed are t, z, y, x, label") from error
-    except (ValueError, OSError) as error:
-        raise InputError(f"cannot read {path} as GEFF: {' '.join(str(error).split())}") from error
-    ids = np.asarray(memory["node_ids"], np.int64)
-    edges = np.asarray(memory["edge_ids"], np.int64).reshape(-1, 2)
-    order = np.lexsort((label, t))
-    place = np.argsort(order)
-    by_id = np.argsort(ids)
-    nodes = place[by_id[np.searchsorted(ids, edges, sorter=by_id)]] if len(edges) else edges
-    nodes = nodes[np.lexsort((nodes[:, 1], nodes[:, 0]))]
-    frame = np.asarray(properties.get("frame", t), np.int64)
-    return Graph(t[order], frame[order], label[order], position[order], nodes)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference.ctc_scores import score_result
 from celltrack_jax.io.ctc import ResultWriter, write_tracks
 from celltrack_jax.io.tif import write_tif
 from celltrack_jax.lineage import Lineage
-from celltrack_jax.report.ctc_scores import score_result
 from launch.benches import timing
 
 FRAMES = 100

@@ -12,7 +12,8 @@ from celltrack_jax.data.synthetic import SyntheticSpec, make_movie, write_ctc
 from celltrack_jax.data.synthetic.microscope import expose
 from celltrack_jax.data.synthetic.nuclei import advance, first_nuclei
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc, ctc_validate
+from celltrack_jax.io import ctc
+from tests.ctc_validators import validate_truth
 
 FLAT = SyntheticSpec(frames=8, shape=(64, 64), spacing_um=(1.0, 1.0), cells=8, cell_cycle_frames=10)
 DEEP = SyntheticSpec(
@@ -196,7 +197,7 @@ def test_written_movie_is_valid_and_reads_back(spec, tmp_path):
     write_ctc(tmp_path, "01", movie)
     assert ctc.find_sequences(tmp_path) == ["01"]
     sequence = ctc.open_sequence(tmp_path, "01")
-    assert ctc_validate.validate_truth(tmp_path / "01_GT") == []
+    assert validate_truth(tmp_path / "01_GT") == []
     for frame in range(spec.frames):
         np.testing.assert_array_equal(ctc.read_image(sequence.images[frame]), movie.images[frame])
         np.testing.assert_array_equal(ctc.read_image(sequence.markers[frame]), movie.labels[frame])

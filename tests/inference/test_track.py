@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference.track import GEFF_NAME, Drawing, Masks, track_movie
-from celltrack_jax.io import ctc, geff
-from celltrack_jax.io.ctc_validate import validate_result
+from celltrack_jax.io import ctc
 from celltrack_jax.tracking.links import hungarian
+from tests import geff_graphs
 from tests.ctc_folders import movies
+from tests.ctc_validators import validate_result
 
 DRAWING = Drawing(fill_gaps=True, min_length=1)
 
@@ -39,7 +40,7 @@ def test_the_result_is_valid_and_the_graph_says_the_same(tmp_path_factory, movie
         for frame, mask in written(folder).items():
             np.testing.assert_array_equal(mask > 0, movie.masks[frame] > 0)
 
-    graph = geff.read(folder / GEFF_NAME)
+    graph = geff_graphs.read(folder / GEFF_NAME)
     cells = {(frame, label) for frame, mask in written(folder).items() for label in np.unique(mask[mask > 0])}
     assert set(zip(graph.frame.tolist(), graph.label.tolist(), strict=True)) == cells
     inner = (lineage.end - lineage.begin).sum()
@@ -50,7 +51,7 @@ def test_positions_in_the_graph_are_physical(tmp_path):
     mask = np.zeros((3, 4, 5), np.uint8)
     mask[2, 1, 3] = 1
     run({7: mask}, tmp_path / "01_RES")
-    graph = geff.read(tmp_path / "01_RES" / GEFF_NAME)
+    graph = geff_graphs.read(tmp_path / "01_RES" / GEFF_NAME)
     assert (graph.t.tolist(), graph.frame.tolist()) == ([0], [7])
     np.testing.assert_allclose(graph.position, [[4.0, 1.0, 3.0]])
 
@@ -61,7 +62,7 @@ def test_a_result_is_replaced_and_keeps_its_digits(tmp_path):
     run({1: mask, 2: mask}, tmp_path / "01_RES", digits=4)
     names = sorted(path.name for path in (tmp_path / "01_RES").iterdir())
     assert names == ["mask0001.tif", "mask0002.tif", "res_track.txt", GEFF_NAME]
-    assert geff.read(tmp_path / "01_RES" / GEFF_NAME).frame.min() == 1
+    assert geff_graphs.read(tmp_path / "01_RES" / GEFF_NAME).frame.min() == 1
 
 
 def test_a_mask_that_cannot_be_read_leaves_no_result(tmp_path):

@@ -15,11 +15,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celltrack_jax.io.ctc_validate import validate_result, validate_truth
-from celltrack_jax.report import ctc_scores
-from celltrack_jax.report.ctc_scores import score_result
+from celltrack_jax.inference import ctc_scores
+from celltrack_jax.inference.ctc_scores import score_result
 from tests.conftest import ROOT
 from tests.ctc_folders import Movie, movies, write_masks, write_result, write_rows, write_truth
+from tests.ctc_validators import validate_result, validate_truth
 
 KEYS = (
     "DET SEG TRA AOGM AOGM_0 AOGM_NS AOGM_FN AOGM_FP AOGM_ED AOGM_EA AOGM_EC LNK OP_CSB OP_CTB CT TF BC0 BC1 BC2 "
@@ -314,6 +314,11 @@ def test_one_pass_finds_what_the_validators_find(tmp_path_factory, truth, result
     found = score_result(folder / "01_GT", folder / "01_RES")
     assert sorted(map(str, found.problems)) == sorted(map(str, expected))
     assert bool(found.measures) == (not expected)
+
+
+def test_scoring_a_result_does_without_jax():
+    code = "import sys, launch.evaluate; raise SystemExit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_every_file_is_read_once(folders, monkeypatch):

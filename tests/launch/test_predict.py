@@ -11,12 +11,13 @@ import zarr
 
 from celltrack_jax import tasks
 from celltrack_jax.data import normalise
-from celltrack_jax.io import ctc, geff
-from celltrack_jax.io.ctc_validate import validate_result
+from celltrack_jax.io import ctc
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import checkpoint
+from tests import geff_graphs
 from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
+from tests.ctc_validators import validate_result
 from tests.inference.toys import whole
 from tests.inference.workdirs import untrained
 
@@ -122,7 +123,7 @@ def test_a_volume_in_ome_zarr_on_two_devices_becomes_a_result(deep, tmp_path):
     assert validate_result(output, frames, (13, 40, 30)) == []
     for frame, path in ctc.read_result(output)[0].items():
         same_cells(ctc.read_image(path), by_frame(deep, frames[frame]))
-    assert set(geff.read(output / "tracks.geff").frame) <= {0, 1}
+    assert set(geff_graphs.read(output / "tracks.geff").frame) <= {0, 1}
 
 
 def test_a_single_frame_without_cells(flat, tmp_path):

@@ -18,7 +18,8 @@ import tifffile
 
 from celltrack_jax.data import prepare, sources, store
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc, geff, ome_zarr
+from celltrack_jax.io import ctc, ome_zarr
+from tests import geff_graphs
 from tests.data import datasets
 
 ROOT = Path(__file__).parents[2]
@@ -411,7 +412,7 @@ def test_frames_that_are_missing_are_left_out_and_not_linked_over(tmp_path):
     (sequence,) = store.open_store(tmp_path / "store")
     assert sequence.frames.tolist() == [0, 1, 3, 4, 6, 7]
     assert sequence.annotation == ["full", "full", "full", "full", "sparse", "markers"]
-    tracks = geff.read(tmp_path / "store" / "01.geff")
+    tracks = geff_graphs.read(tmp_path / "store" / "01.geff")
     links = {(int(tracks.frame[a]), int(tracks.frame[b])) for a, b in tracks.edges}
     assert links == {(0, 1), (3, 4)}
     assert sequence.lineage is not None
@@ -491,7 +492,7 @@ def test_a_movie_without_cells_and_one_without_annotation(tmp_path):
     first, second = store.open_store(tmp_path / "store")
     assert (first.annotation, len(first.foreground)) == (["full"], 0)
     assert (second.annotation, second.labels, second.lineage) == (["none"], {}, None)
-    assert len(geff.read(tmp_path / "store" / "01.geff").t) == 0
+    assert len(geff_graphs.read(tmp_path / "store" / "01.geff").t) == 0
     assert not (tmp_path / "store" / "02.geff").exists()
 
 

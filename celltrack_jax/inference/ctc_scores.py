@@ -13,19 +13,20 @@ import numpy as np
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.io.ctc import Segmentation, scan, scan_segmentation
+from celltrack_jax.io.ctc_masks import present_labels, read_mask
 from celltrack_jax.io.ctc_rules import (
     Mask,
     Problem,
     check_duplicates,
     check_frames,
     check_labels,
+    check_result,
     check_segmentation,
     check_span,
     check_track_file,
     check_uniform,
     common_shape,
 )
-from celltrack_jax.io.ctc_validate import check_result, present_labels, read_mask
 from celltrack_jax.io.threads import mapped
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics.ctc import Overlap, ctc_measures, overlap

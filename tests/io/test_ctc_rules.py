@@ -1,4 +1,4 @@
-"""The validator: valid folders have no problem, and each defect is reported where it is, beside all others."""
+"""The rules: valid folders have no problem, and each defect is reported where it is, beside all others."""
 
 import shutil
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.io.ctc_masks import present_labels
 from celltrack_jax.io.ctc_rules import Problem
-from celltrack_jax.io.ctc_validate import present_labels, validate_result, validate_truth
 from tests.ctc_folders import Movie, movies, write_masks, write_result, write_rows, write_truth
+from tests.ctc_validators import validate_result, validate_truth
 
 OPTIONS = {"deadline": None, "max_examples": 30}
 FEW = {"deadline": None, "max_examples": 12}
