@@ -10,9 +10,8 @@ and blur act in the y-x plane, whose pixels are square; z is only mirrored, beca
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,21 +105,6 @@ class AugmentSpec:
             raise InputError(f"augment.elastic_spacing_px is {self.elastic_spacing_px}: at least 1 pixel")
         if self.shading_probability and self.shading_octaves and self.shading_spacing_px < 1:
             raise InputError(f"augment.shading_spacing_px is {self.shading_spacing_px}: at least 1 pixel")
-
-    @classmethod
-    def from_mapping(cls, given: Mapping[str, Any]) -> "AugmentSpec":
-        """Makes a spec from a config; every strength is named there.
-
-        Raises:
-          InputError: strengths are missing or unknown; the message names them.
-        """
-        wanted = {field.name for field in fields(cls)}
-        missing, unknown = sorted(wanted - set(given)), sorted(set(given) - wanted)
-        if missing or unknown:
-            raise InputError(
-                f"config.augment: missing {missing}, unknown {unknown}; it takes {sorted(wanted)}"
-            )
-        return cls(**given)
 
     @classmethod
     def none(cls) -> "AugmentSpec":

@@ -1,10 +1,8 @@
 """Flax networks, one file each. nnx stays in here: callers see `nnx.split` results and a pure apply."""
 
-import importlib
-
 from flax import nnx
 
-from celltrack_jax.errors import InputError
+from celltrack_jax import config
 from celltrack_jax.ops import cpu
 
 # Every network passes here, and before the first computation starts the backend.
@@ -15,12 +13,6 @@ def build(name: str, rngs: nnx.Rngs, **kwargs) -> nnx.Module:
     """Builds the network of `celltrack_jax/models/<name>.py` by its `build(rngs, **kwargs)`.
 
     Raises:
-      InputError: there is no such file.
+      InputError: there is no such file, or it takes other settings.
     """
-    module = f"{__name__}.{name}"
-    try:
-        return importlib.import_module(module).build(rngs, **kwargs)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise InputError(f"no model named {name!r}: celltrack_jax/models/{name}.py does not exist") from None
+    return config.build("models", name, rngs, **kwargs)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from celltrack_jax.config import check_settings
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops import blocks, convolution, normalisation
 
@@ -30,6 +31,7 @@ _BATCH_MOMENTUM = 0.9
 
 def build(rngs: nnx.Rngs, **kwargs) -> "UNet":
     """Builds a `UNet`."""
+    check_settings(UNet.__init__, "models/unet", None, rngs, **kwargs)
     return UNet(rngs, **kwargs)
 
 

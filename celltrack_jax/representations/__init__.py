@@ -4,16 +4,16 @@ A representation says how labels become a target, what a prediction costs, and h
 chosen by name in a config, and the file of that name in this folder holds it.
 
 Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), C channels of the representation. All lengths of a
-representation are in the unit of the spacing: µm, or pixels where the spacing is 1.
+representation are in the unit of the spacing that it is given: tasks count in the smallest edge of a voxel (pixels in
+2D), so that lengths mean the same whether or not the microscope's spacing is known.
 """
 
-import importlib
 from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from celltrack_jax.errors import InputError
+from celltrack_jax import config
 
 
 class Target(NamedTuple):
@@ -80,13 +80,4 @@ def build(name: str, **kwargs) -> Representation:
     Raises:
       InputError: there is no such file, or its constants are not the given ones.
     """
-    module = f"{__name__}.{name}"
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise InputError(
-            f"no representation named {name!r}: celltrack_jax/representations/{name}.py does not exist"
-        ) from None
-    return loaded.build(**kwargs)
+    return config.build("representations", name, **kwargs)

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops.distance import instance_distance
 from celltrack_jax.ops.labels import maxima
 from celltrack_jax.representations import Target, instances, losses
-from celltrack_jax.representations.settings import from_settings
 
 FOREGROUND, DISTANCE = 0, 1
 """Channels."""
@@ -25,7 +25,7 @@ FOREGROUND, DISTANCE = 0, 1
 
 def build(**kwargs) -> "Distance":
     """Makes the representation; all constants are given, see `Distance`."""
-    return from_settings(Distance, kwargs)
+    return from_mapping(Distance, kwargs, "representation")
 
 
 @dataclass(frozen=True)

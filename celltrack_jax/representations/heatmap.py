@@ -13,11 +13,11 @@ import numpy as np
 from jax import lax
 from scipy import ndimage
 
+from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.peaks import find_peaks
 from celltrack_jax.representations import Target, losses
-from celltrack_jax.representations.settings import from_settings
 
 _PEAK = 0.9999
 """Heat from which a pixel is a centre for the focal loss; centres sit on pixels, so theirs is 1."""
@@ -25,7 +25,7 @@ _PEAK = 0.9999
 
 def build(**kwargs) -> "Heatmap":
     """Makes the representation; all constants are given, see `Heatmap`."""
-    return from_settings(Heatmap, kwargs)
+    return from_mapping(Heatmap, kwargs, "representation")
 
 
 @dataclass(frozen=True)

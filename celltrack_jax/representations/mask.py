@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops.distance import instance_distance, other_cell_distance
 from celltrack_jax.representations import Representation, Target, instances, losses
-from celltrack_jax.representations.settings import from_settings
 
 BACKGROUND, CELL, BORDER = 0, 1, 2
 """Classes of the arm with a border."""
@@ -24,7 +24,7 @@ def build(arm: str, **kwargs) -> Representation:
     arms = {"foreground": Foreground, "border": Border}
     if arm not in arms:
         raise InputError(f'representation.arm is {arm!r}: "foreground" or "border"')
-    return from_settings(arms[arm], kwargs)
+    return from_mapping(arms[arm], kwargs, "representation")
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,18 @@
 A task is chosen by name in a config (`task = "dense"`), and the file of that name in this folder holds it.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
+import numpy as np
 from flax import nnx
 
 from celltrack_jax.config import Config
-from celltrack_jax.errors import InputError
+from celltrack_jax.config import build as build_named
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.representations import Representation
 
 
 class Task(Protocol):
@@ -62,16 +63,52 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class SegmentationTask(Task, Protocol):
+    """A task whose runs segment movies: what launch.predict needs of it. Shapes: *T a tile's spatial axes."""
+
+    @property
+    def ndim(self) -> int:
+        """Spatial axes of the network: 2, or 3 for stacks."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        ...
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """(ndim) total pooling of the network: tiles are multiples of it."""
+        ...
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """(ndim) voxels that an output sees to each side."""
+        ...
+
+    @property
+    def representation(self) -> Representation:
+        """Reads cells from the network's output."""
+        ...
+
+    def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
+        """Returns voxel sizes (ndim,) in the unit of the representation's lengths.
+
+        Args:
+          spacing_um: (ndim,) z, y, x or y, x.
+        """
+        ...
+
+    def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
+        """Returns the compiled network, (B, *T, C) normalised float32 -> (B, *T, representation.channels)."""
+        ...
+
+
 def build(config: Config) -> Task:
     """Makes the task that a config names.
 
     Raises:
       InputError: there is no such task.
     """
-    try:
-        module = importlib.import_module(f"celltrack_jax.tasks.{config.task}")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"no task {config.task!r}: it is the name of a file in celltrack_jax/tasks"
-        ) from error
-    return module.build(config)
+    return build_named("tasks", config.task, config)

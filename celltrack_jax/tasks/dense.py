@@ -6,7 +6,6 @@ Shapes: B batch, S spatial axes (Y, X in 2D; Z, Y, X in 3D), R the read size (S 
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grain
@@ -16,10 +15,11 @@ import numpy as np
 from flax import nnx
 
 from celltrack_jax import models, representations
-from celltrack_jax.config import Config
+from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment, normalise, pipeline, store
 from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.errors import InputError
+from celltrack_jax.io import threads
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics import ctc, instances
 from celltrack_jax.models.functional import FunctionalModel, Variables
@@ -48,7 +48,12 @@ class DenseTask:
         self.ndim = len(self.crop)
         self.channels = config.data.channels
         self.representation = representations.build(**config.representation.to_dict())
-        self.augmentation = augment.AugmentSpec.from_mapping(config.augment.to_dict())
+        if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
+            raise InputError(
+                f"representation.max_cells is {config.representation.max_cells} and data.max_cells "
+                f"{config.data.max_cells}: set data.max_cells alone, the other one follows it"
+            )
+        self.augmentation = from_mapping(augment.AugmentSpec, config.augment.to_dict(), "augment")
         network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
         self.stride, self.halo = network.stride, network.receptive_radius
         self._forward = jax.jit(self._predict, static_argnums=0)
@@ -85,7 +90,7 @@ class DenseTask:
             batch_size=data.batch_size,
             process=process,
             foreground_probability=data.foreground_probability,
-            unknown_radius_um=data.unknown_diameters * self._diameter_um(),
+            unknown_radius_um=data.unknown_diameters * (data.diameter_um or self._diameter_um()),
             max_cells=data.max_cells,
             silver=data.silver,
             seed=self.config.seed,
@@ -159,7 +164,7 @@ class DenseTask:
         spacing = np.asarray(sequence.spacing_um)
         found = features.detections_from_masks(labelled, spacing)
         parent = links.hungarian(found, **self.config.tracking.to_dict())
-        painter = tracks.TrackPainter(found, parent, [t for t, _ in labelled], spacing)
+        painter = tracks.TrackPainter(found, parent, [t for t, _ in labelled], spacing, fill_gaps=True, min_length=1)
         painted = {t: painter.paint(t, labels) for t, labels in labelled}
         return _measures(sequence, held_out, painted, painter.lineage(), self._window(sequence))
 
@@ -174,26 +179,24 @@ class DenseTask:
         """Yields (frame number, labels) of the evaluation window; decoding overlaps the next forward pass."""
         window = self._window(sequence)
         spacing = self.lengths(np.asarray(sequence.spacing_um)[-self.ndim :])
-        decode = ThreadPoolExecutor(2)
-        waiting = []
-        for t in frames:
-            if stop():
-                break
-            image = np.asarray(sequence.image[(t, slice(None), *window)].read().result(), np.float32)
-            image = less_contrast(image, contrast, seed=t)
-            image = normalise.normalise(image, normalise.percentiles(image))
-            image = np.moveaxis(image, 0, -1)[(0,) if self.ndim == 2 else (slice(None),)]
-            pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
-            padded = np.pad(image, [*pads, (0, 0)], mode="symmetric")
-            prediction = forward(padded[None])
-            inside = tuple(slice(0, size) for size in image.shape[:-1])
-            waiting.append((t, decode.submit(self._decode, prediction, inside, spacing)))
-        for t, labels in waiting:
-            yield int(sequence.frames[t]), labels.result()
-        decode.shutdown()
 
-    def _decode(self, prediction: jax.Array, inside: tuple[slice, ...], spacing: np.ndarray) -> np.ndarray:
-        return self.representation.decode(np.asarray(prediction[0])[inside], spacing)
+        def predictions() -> Iterator[tuple[int, jax.Array]]:
+            for t in frames:
+                if stop():
+                    return
+                image = np.moveaxis(_normalised(sequence, t, window, contrast), 0, -1)
+                image = image[0] if self.ndim == 2 else image
+                pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
+                yield t, forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
+
+        inside = tuple(slice(part.stop - part.start) for part in window[-self.ndim :])
+
+        def decode(predicted: tuple[int, jax.Array]) -> tuple[int, np.ndarray]:
+            t, prediction = predicted
+            labels = self.representation.decode(np.asarray(prediction[0])[inside], spacing)
+            return int(sequence.frames[t]), labels
+
+        yield from threads.mapped(decode, predictions(), 2)
 
     def _window(self, sequence: store.StoredSequence) -> tuple[slice, ...]:
         """The part of a frame that is judged: the centre, at most `evaluation.window` voxels per axis."""
@@ -223,15 +226,24 @@ class DenseTask:
         return sequences
 
     def _diameter_um(self) -> float:
-        """Diameter of a disc or ball of the median size of the outlined cells."""
-        sizes = []
+        """Median diameter of the outlined cells, as discs in 2D movies and balls in stacks."""
+        diameters = []
         for sequence in self._sequences:
             outlined = sequence.foreground[:, 6] != KINDS.index("markers")
-            voxel = float(np.prod(sequence.spacing_um[-self.ndim :]))
-            sizes.append(sequence.foreground[outlined, 5] * voxel)
-        every = np.concatenate(sizes)
-        median = float(np.median(every)) if len(every) else 1.0
-        return 2 * math.sqrt(median / math.pi) if self.ndim == 2 else (6 * median / math.pi) ** (1 / 3)
+            size = sequence.foreground[outlined, 5] * float(np.prod(sequence.spacing_um[1:]))
+            if sequence.shape[2] == 1:
+                diameters.append(2 * np.sqrt(size / math.pi))
+            else:
+                diameters.append(np.cbrt(6 * size * sequence.spacing_um[0] / math.pi))
+        every = np.concatenate(diameters)
+        if len(every):
+            return float(np.median(every))
+        if all(kind in ("none", "full") for sequence in self._sequences for kind in sequence.annotation):
+            return 0.0  # nothing is unknown
+        raise InputError(
+            f"{self.config.data.store} holds no outlined cell that would tell how far a marked one reaches: "
+            "give --config.data.diameter_um=<a cell's diameter>"
+        )
 
     def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
         """Frames to train on and held-out ones: the last `evaluation.holdout` of those that are annotated.
@@ -285,14 +297,13 @@ def _measures(
     tracking, segmentation, complete = [], [], []
     for t in frames:
         number = int(sequence.frames[t])
-        truth = {
-            name: _spatial(labels[(t, 0, *window)].read().result(), result[number].ndim)
-            for name, labels in sequence.labels.items()
-        }
-        if "markers" in truth:
-            tracking.append(ctc.overlap(truth["markers"], result[number], number))
-        if "segmentation" in truth and truth["segmentation"].any():
-            segmentation.append(ctc.overlap(truth["segmentation"], result[number], number))
+        found = result[number].reshape([part.stop - part.start for part in window])
+        if _labelled(sequence, "markers", t):
+            tracking.append(ctc.overlap(_truth(sequence, "markers", t, window), found, number))
+        planes = _annotated_planes(sequence, t, window)
+        if _labelled(sequence, "segmentation", t) and planes:
+            truth = _truth(sequence, "segmentation", t, window)
+            segmentation.append(ctc.overlap(truth[planes], found[planes], number))
             if sequence.annotation[t] == "full":
                 complete.append(segmentation[-1])
     truth_lineage = _seen(tracking, sequence.lineage)
@@ -304,8 +315,29 @@ def _measures(
     return chosen
 
 
-def _spatial(labels: np.ndarray, ndim: int) -> np.ndarray:
-    return np.asarray(labels, np.int64)[0] if ndim == 2 else np.asarray(labels, np.int64)
+def _normalised(
+    sequence: store.StoredSequence, t: int, window: tuple[slice, ...], contrast: float
+) -> np.ndarray:
+    """Returns the window of a frame, (C, *window) float32, scaled by the percentiles of the whole frame."""
+    if contrast == 1:
+        image = np.asarray(sequence.image[(t, slice(None), *window)].read().result())
+        return normalise.normalise(image, sequence.percentiles[t])
+    frame = less_contrast(np.asarray(sequence.image[t].read().result(), np.float32), contrast, seed=t)
+    return normalise.normalise(frame[(slice(None), *window)], normalise.percentiles(frame))
+
+
+def _labelled(sequence: store.StoredSequence, kind: str, t: int) -> bool:
+    return kind in sequence.labelled and bool(sequence.labelled[kind][t])
+
+
+def _truth(sequence: store.StoredSequence, kind: str, t: int, window: tuple[slice, ...]) -> np.ndarray:
+    return np.asarray(sequence.labels[kind][(t, 0, *window)].read().result(), np.int64)
+
+
+def _annotated_planes(sequence: store.StoredSequence, t: int, window: tuple[slice, ...]) -> list[int]:
+    """Returns the segmented planes of a frame, counted from the window's first one."""
+    shown = range(window[0].start, window[0].stop)
+    return [z - shown.start for z in sequence.planes.get(t, shown) if z in shown]
 
 
 def _seen(overlaps: list[Any], lineage: Lineage | None) -> Lineage | None:

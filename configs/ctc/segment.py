@@ -59,6 +59,8 @@ def _base(ndim: int) -> ConfigDict:
             "silver": False,
             # Around a marker whose outline nobody drew, pixels within this many diameters of the drawn cells are unknown.
             "unknown_diameters": 0.6,
+            # A cell's diameter; 0 measures the outlined cells.
+            "diameter_um": 0.0,
             "max_cells": 256,
             "threads": 2,
             "prefetch": 4,
@@ -120,7 +122,7 @@ def _base(ndim: int) -> ConfigDict:
             "name": "distance",
             "scale": "cell",
             "max_distance": 40.0 if flat else 24.0,
-            "max_cells": 256,
+            "max_cells": config.data.get_ref("max_cells"),
             "bce_weight": 1.0,
             "dice_weight": 1.0,
             "distance_weight": 4.0,
@@ -167,7 +169,8 @@ def _base(ndim: int) -> ConfigDict:
     config.inference = ConfigDict(
         {"tile": (1024, 1024) if flat else (32, 512, 512), "batch": 1, "average": "flips"}
     )
-    # Lengths in diameters of the movie's median cell, volumes as ratios.
+    # Lengths in diameters of the movie's median cell, volumes as ratios; launch.track links with the same,
+    # celltrack_jax.tracking.links.HUNGARIAN.
     config.tracking = ConfigDict(
         {
             "max_distance": 1.2,
@@ -186,7 +189,7 @@ def _shrink(config: ConfigDict) -> None:
     config.data.crop = (64, 64) if flat else (8, 32, 32)
     config.data.margin = (8, 8) if flat else (0, 4, 4)
     config.data.batch_size = 8
-    config.data.max_cells = config.representation.max_cells = 64
+    config.data.max_cells = 64
     config.representation.max_distance = 16.0
     config.representation.min_size = 10
     config.model.widths = (8, 16)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from celltrack_jax.config import from_mapping
 from celltrack_jax.data import augment, normalise
 from celltrack_jax.data.augment import AugmentSpec
 from celltrack_jax.errors import InputError
@@ -382,11 +383,13 @@ def test_brightness_is_affine_and_each_channel_has_its_own():
 
 def test_a_spec_names_every_strength():
     given = dataclasses.asdict(NONE)
-    assert AugmentSpec.from_mapping(given) == NONE
+    assert from_mapping(AugmentSpec, given, "augment") == NONE
     with pytest.raises(InputError, match="blur_px"):
-        AugmentSpec.from_mapping({name: value for name, value in given.items() if name != "blur_px"})
+        from_mapping(
+            AugmentSpec, {name: value for name, value in given.items() if name != "blur_px"}, "augment"
+        )
     with pytest.raises(InputError, match="sparkle"):
-        AugmentSpec.from_mapping(given | {"sparkle": 1})
+        from_mapping(AugmentSpec, given | {"sparkle": 1}, "augment")
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from celltrack_jax import tasks
-from celltrack_jax.data import prepare, sources, synthetic
+from celltrack_jax.data import normalise, prepare, sources, synthetic
 from celltrack_jax.errors import InputError
+from celltrack_jax.lineage import Lineage
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import dense
 from configs.ctc import segment
@@ -62,6 +64,7 @@ def nothing(image):
 
 def test_the_truth_itself_scores_one(task, monkeypatch):
     task.config.evaluation.contrasts = (1.0,)
+    task.config.tracking.max_gap = 0  # a cell that leaves where another one comes would be drawn in between
     (sequence,) = task._sequences
     oracle = TrueMasks(task, sequence, (7, 8, 9))
     monkeypatch.setattr(task, "predictor", lambda model, variables: oracle.answer)
@@ -77,6 +80,94 @@ def test_an_empty_prediction_scores_zero(task, monkeypatch):
     scores = task.evaluate(None, None, lambda: False)
     assert scores["SEG"] == scores["TRA"] == scores["AP50"] == 0
     assert scores["score"] == 0
+
+
+def stack_of_two_cells():
+    """Returns labels (1, 1, 12, 20, 40) of two cells in a single frame, and the result that repeats them."""
+    labels = np.zeros((1, 1, 12, 20, 40), np.uint32)
+    labels[..., 5:15, 5:15], labels[..., 5:15, 25:35] = 1, 2
+    return labels, {0: labels[0, 0].astype(np.int32)}
+
+
+def measured(task, labels, result, *, planes, window=slice(0, 12), **labelled):
+    (sequence,) = task._sequences
+    kinds = {"segmentation": labels.copy(), "markers": labels}
+    if planes is not None:
+        kinds["segmentation"][:, :, [z for z in range(12) if z not in planes]] = 0
+    sequence = sequence._replace(
+        frames=np.array([0]),
+        labels={kind: ts.array(values) for kind, values in kinds.items()},
+        labelled={kind: np.array([labelled.get(kind, True)]) for kind in kinds},
+        planes={} if planes is None else {0: planes},
+        annotation=["sparse"],
+        lineage=Lineage.from_rows([(1, 0, 0, 0), (2, 0, 0, 0)]),
+    )
+    lineage = Lineage.from_rows([(1, 0, 0, 0), (2, 0, 0, 0)])
+    where = (window, slice(0, 20), slice(0, 40))
+    cut = {t: values[window] for t, values in result.items()}
+    return dense._measures(sequence, [0], cut, lineage, where)
+
+
+def test_where_only_planes_are_outlined_only_they_are_judged(task):
+    labels, result = stack_of_two_cells()
+    assert measured(task, labels, result, planes=(7,))["SEG"] == pytest.approx(1)
+    # Of the window 4..9 plane 7 is the fourth; where it lies outside, nothing is outlined.
+    assert measured(task, labels, result, planes=(7,), window=slice(4, 10))["SEG"] == pytest.approx(1)
+    assert measured(task, labels, result, planes=(7,), window=slice(0, 6))["SEG"] is None
+    result[0][7, :, :20] = 0
+    assert measured(task, labels, result, planes=(7,))["SEG"] == pytest.approx(0.5)
+
+
+def test_a_frame_without_markers_is_not_a_frame_without_cells(task):
+    labels, result = stack_of_two_cells()
+    scores = measured(task, labels, result, planes=None, markers=False)
+    assert scores["TRA"] is None
+    assert scores["DET"] is None
+    assert scores["SEG"] == pytest.approx(1)
+
+
+def test_evaluation_sees_frames_scaled_as_training_does(task):
+    """By the percentiles of the whole frame, also where a part of it is judged."""
+    (sequence,) = task._sequences
+    window = (slice(0, 1), slice(10, 40), slice(20, 60))
+    image = np.asarray(sequence.image[3].read().result())
+    expected = normalise.normalise(image, sequence.percentiles[3])[(slice(None), *window)]
+    np.testing.assert_array_equal(dense._normalised(sequence, 3, window, 1.0), expected)
+    dim = dense.less_contrast(image.astype(np.float32), 0.25, seed=3)
+    expected = normalise.normalise(dim, normalise.percentiles(dim))[(slice(None), *window)]
+    np.testing.assert_array_equal(dense._normalised(sequence, 3, window, 0.25), expected)
+
+
+def test_a_cell_is_as_wide_as_the_outlined_ones(task):
+    (sequence,) = task._sequences
+    rows = np.zeros((3, 7), np.int32)
+    rows[:, 5] = 4 * 314
+    disc = sequence._replace(foreground=rows, spacing_um=(1.0, 0.5, 0.5))
+    task.__dict__["_sequences"] = [disc]
+    assert task._diameter_um() == pytest.approx(20, rel=1e-3)
+    rows[:, 5] = 4189 // 4
+    ball = disc._replace(shape=(1, 1, 9, 40, 40), spacing_um=(4.0, 1.0, 1.0))
+    task.__dict__["_sequences"] = [ball]
+    assert task._diameter_um() == pytest.approx(20, rel=1e-3)
+
+
+def test_markers_alone_do_not_tell_how_wide_a_cell_is(task):
+    (sequence,) = task._sequences
+    markers = sequence._replace(foreground=np.array([[0, 0, 5, 5, 1, 9, 1]]), annotation=["markers"] * 10)
+    task.__dict__["_sequences"] = [markers]
+    with pytest.raises(InputError, match=r"give --config.data.diameter_um="):
+        task.train_data((0, 1))
+    task.config.data.diameter_um = 12.0
+    task.train_data((0, 1))
+
+
+def test_room_for_cells_is_one_knob():
+    config = segment.get_config("tiny")
+    config.data.max_cells = 500
+    assert tasks.build(config).representation.max_cells == 500
+    config.representation = {**config.representation.to_dict(), "max_cells": 400}
+    with pytest.raises(InputError, match=r"set data.max_cells alone"):
+        tasks.build(config)
 
 
 def test_an_evaluation_stops_when_asked(task, monkeypatch):
@@ -151,6 +242,10 @@ def test_errors_name_the_cure(store):
     config.data.crop = (63, 64)
     with pytest.raises(InputError, match=r"not a multiple of the model's stride"):
         tasks.build(config)
+    config.data.crop, config.data.channels = (64, 64), 1
+    config.model.colour = "green"
+    with pytest.raises(InputError, match=r"config of models/unet: .*colour"):
+        tasks.build(config)
     config.task = "dnse"
-    with pytest.raises(InputError, match=r"no task 'dnse'"):
+    with pytest.raises(InputError, match=r"no 'dnse' in tasks: celltrack_jax/tasks/dnse.py does not exist"):
         tasks.build(config)

@@ -224,11 +224,15 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for_without_saving_the_st
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written_is_said_in_one_line(tmp_path, monkeypatch):
     def full(*args, **kwargs):
-        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file [OS error 28: ENOSPC No space left on device]")
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: Error writing local file [OS error 28: ENOSPC No space left on device]"
+        )
 
     monkeypatch.setattr(checkpoint.ocp.training.Checkpointer, "save_checkpointables_async", full)
     config = toy_config(steps=3)
-    with pytest.raises(InputError, match="checkpoint of step 3: No space left on device; free some space, then run"):
+    with pytest.raises(
+        InputError, match="checkpoint of step 3: No space left on device; free some space, then run"
+    ):
         loop.train(ToyTask(config), config, tmp_path)
 
 
