@@ -1,7 +1,7 @@
 """Flags that launch.predict and launch.track share, and what they mean."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference import track
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking import links
+from launch import cli
 
 LINKER = flags.DEFINE_string("linker", "hungarian", "hungarian")
 IMAGES = flags.DEFINE_string("images", None, "folder of t*.tif, or an OME-Zarr image")
@@ -40,24 +41,39 @@ DIVISION_DISTANCE = flags.DEFINE_float(
 DIAMETER = flags.DEFINE_float("diameter", None, "a cell's diameter in µm; default: measured", lower_bound=0)
 
 
-def linker(settings: dict[str, Any]) -> track.Linker:
-    """Returns the linker that --linker names.
-
-    Args:
-      settings: of the segmenter's config, or empty; flags that were given go first.
+def check_linker() -> None:
+    """Refuses a linker that does not exist.
 
     Raises:
       InputError: there is no such linker.
     """
     if LINKER.value != "hungarian":
         raise InputError(f"no linker {LINKER.value!r}: give --linker=hungarian")
+
+
+def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
+    """Returns the linker that --linker names.
+
+    Args:
+      settings: all of them, as `links.HUNGARIAN`; flags that were given go first.
+      where: they come from, which the error names.
+
+    Raises:
+      InputError: there is no such linker, or its settings are others.
+    """
+    check_linker()
+    if set(settings) != set(links.HUNGARIAN):
+        raise InputError(
+            f"{where} has {', '.join(sorted(settings)) or 'nothing'}; the linker takes "
+            f"{', '.join(sorted(links.HUNGARIAN))}: correct it there"
+        )
     given = {
         "max_gap": MAX_GAP.value,
         "max_distance": MAX_DISTANCE.value,
         "division_distance": DIVISION_DISTANCE.value,
         "diameter_um": DIAMETER.value,
     }
-    chosen = settings | {name: value for name, value in given.items() if value is not None}
+    chosen = dict(settings) | {name: value for name, value in given.items() if value is not None}
 
     def link(detections: Detections) -> np.ndarray:
         return links.hungarian(detections, **chosen)
@@ -70,27 +86,23 @@ def drawing() -> track.Drawing:
     return track.Drawing(fill_gaps=bool(FILL_GAPS.value), min_length=int(MIN_LENGTH.value or 1))
 
 
-def spacing(own: np.ndarray, known: bool) -> tuple[np.ndarray, bool]:
-    """Returns (3,) voxel sizes and whether they are physical.
+def spacing(own: np.ndarray, known: bool, planes: int, movie: Path) -> tuple[np.ndarray, bool]:
+    """Returns (3,) voxel sizes and whether they are physical; says so where a stack has to be taken as cubes.
 
     Args:
       own: what the images say.
       known: whether they say it.
+      planes: Z of the movie, 1 in 2D.
+      movie: that messages name.
 
     Raises:
-      InputError: --spacing is something else.
+      InputError: --spacing is something else, or lacks the z of a stack.
     """
-    if not SPACING.value:
-        return own, known
-    try:
-        given = np.array([float(size) for size in SPACING.value])
-    except ValueError:
-        given = np.zeros(0)
-    if given.shape not in ((2,), (3,)) or not (np.isfinite(given) & (given > 0)).all():
-        raise InputError(
-            f"--spacing={','.join(SPACING.value)} is not two or three positive numbers z,y,x in µm"
-        )
-    return np.concatenate([np.ones(3 - len(given)), given]), True
+    if SPACING.value is not None:
+        return np.array(cli.spacing_zyx(cli.spacing(SPACING.value), planes, movie)), True
+    if planes > 1 and not known:
+        print(f"note: {movie} does not say its voxel size: taken as cubes; give --spacing=z,y,x")
+    return own, known
 
 
 def check_output(output: Path, source: Path) -> None:

@@ -10,17 +10,25 @@ a run that was stopped.
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import flags, logging
 
+from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference import movies, track
 from celltrack_jax.inference.mask_folder import MaskFolder
 from celltrack_jax.io import threads
 from launch import cli, linking
+
+if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for jax to load
+    import jax
+
+    from celltrack_jax.inference.segment import Settings
+    from celltrack_jax.tasks import SegmentationTask
 
 SEGMENTER = flags.DEFINE_string("segmenter", None, "work folder of a launch.train run")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest, or a step")
@@ -39,13 +47,28 @@ _HELD = 3
 """Predictions of frames that exist beside those that threads decode."""
 
 
+@dataclass(frozen=True)
+class Inference:
+    """A config's `inference`: how its network is applied where no flag says otherwise."""
+
+    tile: tuple[int, ...]
+    """[Z,] Y, X whose product is the most voxels of a tile."""
+    batch: int
+    """Tiles per device."""
+    average: str
+    """One of `AVERAGES`."""
+
+
 class Segmenter(NamedTuple):
     """A trained run, ready to be applied."""
 
-    task: Any
-    config: Any
-    apply: Callable[[Any], Any]
-    sharding: Any
+    task: "SegmentationTask"
+    inference: Inference
+    tracking: dict[str, Any]
+    """A config's `tracking`: settings of the linker."""
+    apply: "Callable[[np.ndarray], jax.Array]"
+    """(B, *T, C) normalised float32 -> (B, *T, representation.channels)."""
+    sharding: "jax.sharding.Sharding"
     devices: int
     identity: dict[str, Any]
     """What its masks depend on."""
@@ -58,16 +81,15 @@ def main(_: Sequence[str]) -> int:
     linking.check_output(output, movie.path)
     allow_gaps = bool(linking.ALLOW_GAPS.value)
     frames = movies.chosen_frames(movie.frames, str(linking.FRAMES.value), allow_gaps, movie.path)
-    spacing, known = linking.spacing(movie.spacing_um, movie.spacing_known)
-    linking.linker({})
-    segmenter = restore(Path(str(SEGMENTER.value)), str(CHECKPOINT.value))
+    spacing, known = linking.spacing(movie.spacing_um, movie.spacing_known, movie.shape[1], movie.path)
+    linking.check_linker()
+    workdir = Path(str(SEGMENTER.value))
+    segmenter = restore(workdir, str(CHECKPOINT.value))
+    linker = linking.linker(segmenter.tracking, f"config.tracking ({workdir}/config.json)")
     movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)
     movie = movie._replace(frames=frames, spacing_um=spacing, spacing_known=known)
-    if segmenter.task.ndim == 3 and not known:
-        print(f"note: {movie.path} does not say its voxel size: taken as cubes; give --spacing=z,y,x")
 
     masks = segment(segmenter, movie, output.with_name(output.name + ".segmentation"))
-    linker = linking.linker(segmenter.config.tracking.to_dict())
     found = track.Masks(frames, masks.read, spacing, known, movie.digits)
     lineage = track.track_movie(found, linker, linking.drawing(), output, movie.path, linking.watch)
     masks.remove()
@@ -81,7 +103,7 @@ def restore(workdir: Path, which: str) -> Segmenter:
     Raises:
       InputError: there is no such run or checkpoint, or it does not segment.
     """
-    import jax  # late: a bad --images or --output is reported without waiting for jax to load
+    import jax
 
     from celltrack_jax import tasks
     from celltrack_jax.models.functional import FunctionalModel
@@ -90,16 +112,19 @@ def restore(workdir: Path, which: str) -> Segmenter:
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of a restore
     config = checkpoint.load_config(workdir)
     try:
-        task: Any = tasks.build(config)
+        task = tasks.build(config)
+        if not isinstance(task, tasks.SegmentationTask):
+            raise InputError(
+                f"{workdir} is a run of task {config.task!r}, which does not segment: give another one"
+            )
+        tracking = config.tracking.to_dict()
+        where = f"inference ({workdir}/config.json)"
+        inference = from_mapping(Inference, config.inference.to_dict(), where)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
             "version that trained it"
         ) from error
-    if not hasattr(task, "predictor"):
-        raise InputError(
-            f"{workdir} is a run of task {config.task!r}, which does not segment: give another one"
-        )
     model = FunctionalModel(task.model)
     step, variables = checkpoint.restore_variables(workdir, which, model)
     digest = hashlib.sha256()
@@ -115,7 +140,7 @@ def restore(workdir: Path, which: str) -> Segmenter:
         "representation": config.representation.to_dict(),
     }
     apply = task.predictor(model, jax.device_put(variables, everywhere))
-    return Segmenter(task, config, apply, split, len(devices), identity)
+    return Segmenter(task, inference, tracking, apply, split, len(devices), identity)
 
 
 def segment(segmenter: Segmenter, movie: movies.Movie, folder: Path) -> MaskFolder:
@@ -129,6 +154,8 @@ def segment(segmenter: Segmenter, movie: movies.Movie, folder: Path) -> MaskFold
         "images": str(movie.path.resolve()),
         "spacing": lengths.tolist(),
         "symmetries": [list(one) for one in settings.symmetries],
+        # Group and instance norm take statistics of a tile, so masks of two tilings are not of one kind.
+        "tile": list(settings.tile),
     }
     masks = MaskFolder(folder, made_by)
     todo = [frame for frame in movie.frames if not masks.has(frame, movie.changed_ns(frame))]
@@ -155,30 +182,30 @@ def segment(segmenter: Segmenter, movie: movies.Movie, folder: Path) -> MaskFold
     return masks
 
 
-def _settings(segmenter: Segmenter, movie: movies.Movie) -> Any:
+def _settings(segmenter: Segmenter, movie: movies.Movie) -> "Settings":
     from celltrack_jax.inference.segment import Settings
     from celltrack_jax.inference.symmetry import symmetries
     from celltrack_jax.inference.tiles import fit_tile
 
-    task, inference = segmenter.task, segmenter.config.inference
+    task, inference = segmenter.task, segmenter.inference
     average = str(AVERAGE.value or inference.average)
     if average not in AVERAGES:
-        raise InputError(f"config.inference.average is {average!r}: one of {', '.join(AVERAGES)}")
+        raise InputError(f"config.inference.average is {average!r}: give --average=<{'|'.join(AVERAGES)}>")
     memory = int(float(MEMORY_GB.value or 0) * 2**30)
     size = movie.shape[1:][-task.ndim :]
     prediction = 4 * task.representation.channels * int(np.prod(size))
     processors = threads.cores()
     voxels = int(np.prod(_tile(task.ndim) or inference.tile))
-    used = fit_tile(size, voxels, task.halo, task.stride)
-    if np.prod(used) > voxels:
+    tile = fit_tile(size, voxels, task.halo, task.stride)
+    if np.prod(tile) > voxels:
         print(
-            f"note: tiles of {voxels} voxels hold little but the halo {task.halo} of this network: using {used}"
+            f"note: tiles of {voxels} voxels hold little but the halo {task.halo} of this network: using {tile}"
         )
     return Settings(
-        tile_voxels=voxels,
+        tile=tile,
         halo=task.halo,
         stride=task.stride,
-        batch=int(BATCH.value or inference.batch) * segmenter.devices,
+        batch=(BATCH.value or inference.batch) * segmenter.devices,
         symmetries=symmetries(flips=average != "none", rotations=average == "all"),
         threads=max(1, min(threads.MOST_THREADS, processors, memory // prediction - _HELD)),
         memory_bytes=memory // (1 + _HELD),

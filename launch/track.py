@@ -15,6 +15,7 @@ from absl import flags
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference import movies, track
 from celltrack_jax.io import ctc
+from celltrack_jax.tracking import links
 from launch import cli, linking
 
 MASKS = flags.DEFINE_string("masks", None, "folder of label masks, one tif per frame")
@@ -26,23 +27,27 @@ STEMS = ("mask", "man_track", "man_seg", "t")
 def main(_: Sequence[str]) -> int:
     """Links and writes; the exit status."""
     folder, output = Path(str(MASKS.value)), Path(str(linking.OUTPUT.value))
-    linker = linking.linker({})
-    masks = open_masks(folder)
+    linker = linking.linker(links.HUNGARIAN, "launch.track")
+    masks, shape = open_masks(folder)
     linking.check_output(output, folder)
     images = None
     if linking.IMAGES.value:
         movie = movies.open_movie(Path(linking.IMAGES.value))
         images = movie.path
         masks = masks._replace(spacing_um=movie.spacing_um, spacing_known=movie.spacing_known)
-    spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known)
+    planes = shape[0] if len(shape) == 3 else 1
+    spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
     masks = masks._replace(spacing_um=spacing, spacing_known=known)
     lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch)
     print(linking.summary(output, len(masks.frames), lineage))
     return 0
 
 
-def open_masks(folder: Path) -> track.Masks:
+def open_masks(folder: Path) -> tuple[track.Masks, tuple[int, ...]]:
     """Opens a folder of masks.
+
+    Returns:
+      The masks, and the shape of each, (Y, X) or (Z, Y, X).
 
     Raises:
       InputError: it has none, or frame numbers are missing.
@@ -70,7 +75,7 @@ def open_masks(folder: Path) -> track.Masks:
         return labels
 
     digits = max(sum(letter.isdigit() for letter in file.stem) for file in files.values())
-    return track.Masks(frames, read, np.ones(3), False, digits)
+    return track.Masks(frames, read, np.ones(3), False, digits), shape
 
 
 if __name__ == "__main__":

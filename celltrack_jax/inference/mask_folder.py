@@ -4,7 +4,7 @@
 <folder>/mask000.tif       written under another name and renamed, so a file that is there is whole
 """
 
-import errno
+import contextlib
 import json
 import os
 import shutil
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc, tif
+from celltrack_jax.io import ctc, files, tif
 
 MANIFEST = "settings.json"
+KEPT = "then run the same command again to continue with what was done, or change --output"
+"""What helps where a result cannot be written."""
 
 
 class MaskFolder:
@@ -35,7 +37,7 @@ class MaskFolder:
         self.folder = Path(folder)
         manifest = self.folder / MANIFEST
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-        try:
+        with files.explained(self.folder, KEPT):
             self.folder.mkdir(parents=True, exist_ok=True)
             if manifest.is_file() and manifest.read_text() == text:
                 return
@@ -44,8 +46,6 @@ class MaskFolder:
             for path in ctc.frame_files(self.folder, "mask").values():
                 path.unlink()
             manifest.write_text(text)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
 
     def has(self, frame: int, changed_ns: int) -> bool:
         """Returns whether the mask of a frame is there and newer than its image."""
@@ -75,12 +75,14 @@ class MaskFolder:
             )
         path = self.path(frame)
         partial = path.with_suffix(".partial")
-        try:
-            tif.write_tif(partial, labels.astype(np.uint16))
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise cannot_write(path, error) from error
+        with files.explained(path, KEPT):
+            try:
+                tif.write_tif(partial, labels.astype(np.uint16))
+                os.replace(partial, path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
 
     def read(self, frame: int) -> np.ndarray:
         """Reads a mask."""
@@ -89,11 +91,3 @@ class MaskFolder:
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def cannot_write(path: Path, error: OSError) -> InputError:
-    """Explains a failed write in one line."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    cure = "free some space" if full else "check the folder and its permissions"
-    rest = "what was done is kept: run the same command again to continue" if full else "or change --output"
-    return InputError(f"cannot write {path}: {error.strerror or error}; {cure}, {rest}")

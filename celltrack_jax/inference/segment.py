@@ -38,9 +38,9 @@ class Decoder(Protocol):
 class Settings(NamedTuple):
     """How a network is applied."""
 
-    tile_voxels: int
-    """Size of a tile, which memory limits; its shape is chosen for the frames. Results of a convolutional
-    network do not depend on it."""
+    tile: tuple[int, ...]
+    """*T, such as from `tiles.fit_tile`. Results depend on it where the network normalises by statistics of its
+    input (group, instance)."""
     halo: tuple[int, ...]
     """How far an output sees, per axis."""
     stride: tuple[int, ...]
@@ -133,8 +133,7 @@ def batches(loaded: Iterable[Loaded], settings: Settings) -> Iterator[Batch]:
     for frame, image, percentiles in loaded:
         if tiling is None:
             first, shape = frame, image.shape
-            tile = tiles.fit_tile(shape[1:], settings.tile_voxels, settings.halo, settings.stride)
-            tiling = tiles.make_tiling(shape[1:], tile, settings.halo, settings.stride)
+            tiling = tiles.make_tiling(shape[1:], settings.tile, settings.halo, settings.stride)
         elif image.shape != shape:
             raise InputError(
                 f"frame {frame} has shape {image.shape}, frame {first} has {shape} (channels first): "
@@ -179,7 +178,8 @@ def _explained(function: Callable[[Any], Any], argument: Any) -> Any:
             raise
         raise InputError(
             f"a batch of tiles {argument.shape[:-1]} does not fit into the devices' memory: choose a smaller "
-            "--tile or --batch; results do not depend on them"
+            "--batch, which results do not depend on, or a smaller --tile, which changes them slightly unless "
+            "config.model.norm is batch or none"
         ) from error
 
 

@@ -2,9 +2,8 @@
 
 A tile's outputs count only where they are those of the whole frame: at least the halo (how far an output sees)
 away from a border that the frame does not have there. Neighbours overlap beyond that and fade into each other, so
-for a purely convolutional network the result is that of the whole frame, whatever the tile. Normalisation by
-statistics of the input (group, instance) sees a whole tile: there tiles differ slightly, and the fading hides the
-seams.
+for norm batch and none the result is that of the whole frame, whatever the tile. Norm group and instance take
+statistics of their input, here of a tile: the result depends on the tile then, and the fading hides the seams.
 
 Shapes: *S a frame's spatial axes, *T a tile's, n tiles along an axis, C channels.
 """

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from celltrack_jax.inference.mask_folder import cannot_write
-from celltrack_jax.io import ctc, geff, threads
+from celltrack_jax.inference.mask_folder import KEPT
+from celltrack_jax.io import ctc, files, geff, threads
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking import features, tracks
 
@@ -98,17 +98,18 @@ def _write_geff(path: Path, cells: Detections, lineage: Lineage, masks: Masks, i
     t = np.searchsorted(masks.frames, cells.frame)
     graph = geff.graph(t, cells.frame, cells.label, cells.position_um, lineage)
     partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
+        with files.explained(path, KEPT):
+            geff.write(
+                partial,
+                graph,
+                spacing_known=masks.spacing_known,
+                image=os.path.relpath(images, path) if images else None,
+                labels="..",
+            )
+            if path.exists():
+                shutil.rmtree(path)
+            partial.rename(path)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        geff.write(
-            partial,
-            graph,
-            spacing_known=masks.spacing_known,
-            image=os.path.relpath(images, path) if images else None,
-            labels="..",
-        )
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error

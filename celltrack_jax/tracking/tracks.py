@@ -72,7 +72,7 @@ def complete(
 class TrackPainter:
     """Turns the masks of a movie into masks of tracks, one frame after the other.
 
-    painter = TrackPainter(detections, parent, frames, spacing)
+    painter = TrackPainter(detections, parent, frames, spacing, fill_gaps=True, min_length=1)
     for frame, labels in masks:
         painter.paint(frame, labels)
     painter.lineage()
@@ -85,8 +85,8 @@ class TrackPainter:
         frames: Iterable[int],
         spacing: np.ndarray,
         *,
-        fill_gaps: bool = True,
-        min_length: int = 1,
+        fill_gaps: bool,
+        min_length: int,
     ):
         """Plans the tracks.
 
@@ -123,9 +123,7 @@ class TrackPainter:
           The mask of tracks, uint32.
         """
         here = self._detected.get(frame, np.zeros(0, np.int64))
-        lookup = np.zeros(int(labels.max(initial=0)) + 1, np.uint32)
-        lookup[self._cells.label[here]] = self._track[here]
-        painted = lookup[labels]
+        painted = _renamed(labels, self._cells.label[here], self._track[here])
         for cell in self._missed.get(frame, np.zeros(0, np.int64)).tolist():
             self._draw(cell, painted)
         self._copy(frame, labels)
@@ -156,13 +154,14 @@ class TrackPainter:
     def _copy(self, frame: int, labels: np.ndarray) -> None:
         """Keeps the voxels of cells that are missed in the next frame."""
         sources = [cell for cell in self._to_copy.get(frame, ()) if self._track[cell] > 0]
-        boxes = ndimage.find_objects(labels.astype(np.int32, copy=False)) if sources else []
-        for cell in sources:
-            label = int(self._cells.label[cell])
-            inside = np.nonzero(labels[boxes[label - 1]] == label)
-            self._copies[cell] = tuple(
-                axis + part.start for axis, part in zip(inside, boxes[label - 1], strict=True)
-            )
+        if not sources:
+            return
+        numbers = np.arange(1, len(sources) + 1)
+        numbered = _renamed(labels, self._cells.label[sources], numbers).view(np.int32)
+        boxes = ndimage.find_objects(numbered, len(sources))
+        for cell, number, box in zip(sources, numbers, boxes, strict=True):
+            inside = np.nonzero(numbered[box] == number)
+            self._copies[cell] = tuple(axis + part.start for axis, part in zip(inside, box, strict=True))
 
     def _draw(self, cell: int, painted: np.ndarray) -> None:
         """Draws a missed cell as its mask before the gap, moved; ends its track where others lie there."""
@@ -194,6 +193,30 @@ class TrackPainter:
             row[3] = fresh if row[3] == track else row[3]
         self._rows[track] = [label, begin, int(frame[cell]) - 1, mother]
         self._rows[fresh] = [fresh, resumed, end, 0]
+
+
+def _renamed(labels: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Replaces labels by others.
+
+    Args:
+      labels: (*S) integers.
+      old: (n,) positive labels, each once.
+      new: (n,) integers that take their places; all other labels become 0.
+
+    Returns:
+      (*S) uint32.
+    """
+    most = int(labels.max(initial=0))
+    if most <= labels.size:
+        table = np.zeros(most + 1, np.uint32)
+        table[old] = new
+        return table[labels]
+    # Ids far beyond the number of voxels: a table would hold all the absent ones.
+    order = np.argsort(old)
+    names, values = np.append(old[order], -1), np.append(new[order], 0).astype(np.uint32)
+    present, place = np.unique(labels, return_inverse=True)
+    found = np.searchsorted(names[:-1], present.astype(np.int64))
+    return np.where(names[found] == present, values[found], np.uint32(0))[place]
 
 
 def _by_frame(frame: np.ndarray, offset: int) -> dict[int, np.ndarray]:

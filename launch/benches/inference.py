@@ -5,6 +5,7 @@ and writes masks, links, relabels and writes the result. The peer is the jitted 
 on the device. Memory is the peak of a process of its own, for a movie and for one of eight times its length.
 """
 
+import functools
 import resource
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def _speed(folder: Path) -> dict[str, Any]:
     _write_movie(folder / "speed.zarr", frames, size)
     movie = movies.in_model_axes(movies.open_movie(folder / "speed.zarr"), 2, 1)
     task, network = _network(use_model=True)
-    settings = _settings(task, tile)
+    settings = _settings(task, tile, size)
     loaded = (segment.load(movie.read, frame) for frame in movie.frames)
     tiles = [jax.device_put(batch.image) for batch in segment.batches(loaded, settings)]
 
@@ -94,7 +95,7 @@ def _measure_memory(path: Path, output: Path) -> int:
 
     movie = movies.in_model_axes(movies.open_movie(path), 2, 1)
     task, network = _network(use_model=False)
-    _predict(movie, task, network, _settings(task, 512), output)
+    _predict(movie, task, network, _settings(task, 512, movie.shape[-1]), output)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -102,7 +103,7 @@ def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Pa
     from celltrack_jax.inference import segment, track
     from celltrack_jax.inference.mask_folder import MaskFolder
     from celltrack_jax.io import threads
-    from celltrack_jax.tracking.links import hungarian
+    from celltrack_jax.tracking import links
 
     masks = MaskFolder(output.with_name("masks"), {})
     labelled = segment.segment_movie(
@@ -112,7 +113,8 @@ def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Pa
         pass
     found = track.Masks(movie.frames, masks.read, np.ones(3), False, 3)
     drawing = track.Drawing(fill_gaps=True, min_length=1)
-    track.track_movie(found, hungarian, drawing, output, movie.path, lambda what, frames: frames)
+    linker = functools.partial(links.hungarian, **links.HUNGARIAN)
+    track.track_movie(found, linker, drawing, output, movie.path, lambda what, frames: frames)
 
 
 def _network(use_model: bool) -> tuple[Any, Callable]:
@@ -146,14 +148,14 @@ def _network(use_model: bool) -> tuple[Any, Callable]:
     return task, network
 
 
-def _settings(task: Any, tile: int) -> Any:
-
+def _settings(task: Any, tile: int, size: int) -> Any:
     from celltrack_jax.inference.segment import Settings
     from celltrack_jax.inference.symmetry import symmetries
+    from celltrack_jax.inference.tiles import fit_tile
     from celltrack_jax.io import threads
 
     return Settings(
-        tile_voxels=tile**2,
+        tile=fit_tile((size, size), tile**2, task.halo, task.stride),
         halo=task.halo,
         stride=task.stride,
         batch=1,

@@ -26,7 +26,7 @@ def movie(frames: int, size: tuple[int, ...], dtype: str = "uint16") -> list[np.
 def settings_for(toy: Toy, **changes) -> Settings:
     """Small tiles, two threads."""
     settings = Settings(
-        tile_voxels=24**toy.ndim,
+        tile=(24,) * toy.ndim,
         halo=toy.halo,
         stride=toy.stride,
         batch=2,
@@ -58,7 +58,7 @@ def expected(toy: Toy, image: np.ndarray, network=None) -> np.ndarray:
     [
         ((61, 40), {}),
         ((61, 40), {"batch": 5}),  # batches over the borders of frames
-        ((61, 40), {"tile_voxels": 200**2}),
+        ((61, 40), {"tile": (200, 200)}),
         ((7, 5), {}),  # smaller than a tile
         ((61, 40), {"threads": 1}),
         ((61, 40), {"memory_bytes": 0}),  # predictions in files
@@ -187,7 +187,9 @@ def test_a_tile_too_large_for_the_device_is_explained():
     def apply(batch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
 
-    with pytest.raises(InputError, match=r"tiles \(2, 30, 16\) does not fit .* smaller --tile"):
+    with pytest.raises(
+        InputError, match=r"tiles \(2, 24, 20\) does not fit .* --batch, .* unless .*norm is batch"
+    ):
         run(Toy(2), movie(1, (30, 20)), apply)
 
 

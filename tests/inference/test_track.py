@@ -1,19 +1,23 @@
 """Masks become a valid CTC result and a GEFF that say the same."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference import track
 from celltrack_jax.inference.track import GEFF_NAME, Drawing, Masks, track_movie
 from celltrack_jax.io import ctc
-from celltrack_jax.tracking.links import hungarian
+from celltrack_jax.tracking import links
 from tests import geff_graphs
 from tests.ctc_folders import movies
 from tests.ctc_validators import validate_result
 
 DRAWING = Drawing(fill_gaps=True, min_length=1)
+hungarian = functools.partial(links.hungarian, **links.HUNGARIAN)
 
 
 def run(masks: dict[int, np.ndarray], folder, drawing=DRAWING, digits=3):
@@ -83,6 +87,36 @@ def test_more_tracks_than_a_mask_can_number_are_refused(tmp_path):
     with pytest.raises(InputError, match="65535"):
         run(masks, tmp_path / "01_RES")
     assert not (tmp_path / "01_RES").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+def test_ids_may_be_of_any_size(tmp_path, dtype):
+    # The first cell is missed in frame 1.
+    small = {frame: np.array([[1, 1, 0, 2, 2]], dtype) for frame in range(3)}
+    small[1] = np.array([[0, 0, 0, 2, 2]], dtype)
+    ids = np.array([0, 2**32 - 1, 2**31 + 3]).astype(dtype)
+    run(small, tmp_path / "01_RES")
+    run({frame: ids[mask] for frame, mask in small.items()}, tmp_path / "02_RES")
+    first, second = written(tmp_path / "01_RES"), written(tmp_path / "02_RES")
+    for frame, mask in first.items():
+        assert (mask > 0).tolist() == [[True, True, False, True, True]]
+        np.testing.assert_array_equal(mask > 0, second[frame] > 0)
+        assert len(np.unique(second[frame])) == 3
+    assert len(ctc.read_tracks(tmp_path / "02_RES" / "res_track.txt").label) == 2
+
+
+def test_a_disk_that_is_full_when_the_graph_is_written_is_explained(tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        path.mkdir()
+        # As tensorstore and zarr report it.
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: [OS error 28: No space left on device]")
+
+    monkeypatch.setattr(track.geff, "write", full)
+    with pytest.raises(
+        InputError, match=r"cannot write .*tracks.geff: No space left .* run the same command"
+    ):
+        run({0: np.ones((2, 2), np.uint8)}, tmp_path / "01_RES")
+    assert not (tmp_path / "01_RES" / (GEFF_NAME + ".partial")).exists()
 
 
 def test_a_result_folder_that_cannot_be_made_is_named(tmp_path):

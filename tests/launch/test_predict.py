@@ -1,6 +1,8 @@
 """launch.predict through the real main, with networks that nobody trained: results, messages and exit status."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +24,9 @@ from tests.inference.toys import whole
 from tests.inference.workdirs import untrained
 
 
-def call(*flags: str, devices: int = 1) -> tuple[int, str, str]:
+def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str, str]:
     """Returns exit status, stdout and stderr of a run on so many devices."""
-    command = [sys.executable, "-m", "launch.predict", *flags]
+    command = [sys.executable, "-m", f"launch.{main}", *flags]
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
@@ -107,6 +109,27 @@ def test_a_folder_becomes_a_result_and_an_interrupted_run_goes_on(flat, tmp_path
         same_cells(ctc.read_image(path), by_frame(flat, frames[frame]))
 
 
+def test_masks_of_another_tiling_are_not_taken_over(tmp_path):
+    # Group norm takes statistics of a tile.
+    untrained(tmp_path / "run", norm="group")
+    frames = images(range(6))
+    write_masks(tmp_path / "01", "t", frames)
+    last = tmp_path / "01" / "t005.tif"
+    complete = last.read_bytes()
+    last.write_bytes(complete[:-50])
+    flags = (f"--segmenter={tmp_path / 'run'}", f"--images={tmp_path / '01'}", "--average=none")
+    flags = (*flags, "--nofill_gaps")
+    assert call(*flags, f"--output={tmp_path / '01_RES'}", "--tile=56,56")[0] == 1
+    assert list((tmp_path / "01_RES.segmentation").glob("mask*.tif"))
+
+    last.write_bytes(complete)
+    status, out, err = call(*flags, f"--output={tmp_path / '01_RES'}", "--tile=200,200")
+    assert (status, err) == (0, "")
+    assert "continuing" not in out
+    for frame, path in ctc.read_result(tmp_path / "01_RES")[0].items():
+        same_cells(ctc.read_image(path), by_frame(tmp_path / "run", frames[frame]))
+
+
 @pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning")
 def test_a_volume_in_ome_zarr_on_two_devices_becomes_a_result(deep, tmp_path):
     from ome_zarr.writer import write_image
@@ -119,11 +142,28 @@ def test_a_volume_in_ome_zarr_on_two_devices_becomes_a_result(deep, tmp_path):
     flags = (f"--segmenter={deep}", f"--images={tmp_path / 'a.zarr'}", f"--output={output}")
     status, out, err = call(*flags, "--average=none", "--tile=8,24,24", "--batch=3", devices=2)
     assert (status, err) == (0, "")
-    assert "voxel size" in out
+    assert out.count("does not say its voxel size: taken as cubes") == 1
     assert validate_result(output, frames, (13, 40, 30)) == []
     for frame, path in ctc.read_result(output)[0].items():
         same_cells(ctc.read_image(path), by_frame(deep, frames[frame]))
     assert set(geff_graphs.read(output / "tracks.geff").frame) <= {0, 1}
+
+    # Tracked again at a known voxel size, and scored against what predict made of it.
+    again = (f"--masks={output}", f"--output={tmp_path / '02_RES'}", "--spacing=1,1,1", "--min_length=1")
+    assert call(*again, main="track")[::2] == (0, "")
+    truth = tmp_path / "01_GT" / "TRA"
+    truth.mkdir(parents=True)
+    for path in output.glob("mask*.tif"):
+        shutil.copy(path, truth / path.name.replace("mask", "man_track"))
+    shutil.copy(output / "res_track.txt", truth / "man_track.txt")
+    scored = (
+        f"--truth={truth.parent}",
+        f"--result={tmp_path / '02_RES'}",
+        f"--json={tmp_path / 'scores.json'}",
+    )
+    assert call(*scored, main="evaluate")[0] == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (scores["valid"], scores["TRA"], scores["DET"]) == (True, 1, 1)
 
 
 def test_a_single_frame_without_cells(flat, tmp_path):
@@ -167,6 +207,8 @@ def test_a_model_of_another_dimension_is_refused(deep, movie):
         (("--segmenter={}/absent",), 1, "absent/config.json does not exist"),
         (("--checkpoint=77",), 1, "no checkpoint '77'"),
         (("--tile=7",), 1, "--tile=7 is not 2 positive numbers"),
+        (("--linker=magic",), 1, "no linker 'magic': give --linker=hungarian"),
+        (("--spacing=1",), 1, "--spacing=1 is not two or three positive numbers"),
         (("--average=some",), 2, "--average"),
     ],
 )
@@ -177,6 +219,48 @@ def test_wrong_flags_have_their_status(flat, movie, flags, status, message):
     assert result[0] == status
     assert result[2].count("\n") == 1
     assert message in result[2]
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        (
+            "inference",
+            {"average": "some"},
+            "config.inference.average is 'some': give --average=<none|flips|all>",
+        ),
+        ("inference", {"average": None}, "config.inference ({}/run/config.json): missing ['average']"),
+        ("tracking", {"max_gap": None}, "config.tracking ({}/run/config.json) has division_distance, "),
+        (
+            "tracking",
+            {"overlap": 1},
+            "the linker takes division_distance, max_daughter_ratio, max_distance, max_gap",
+        ),
+    ],
+)
+def test_a_config_with_other_settings_is_refused(flat, movie, part, change, message):
+    workdir = movie.parent / "run"
+    shutil.copytree(flat, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config[part] = {name: value for name, value in (config[part] | change).items() if value is not None}
+    (workdir / "config.json").write_text(json.dumps(config))
+    status, out, err = call(f"--segmenter={workdir}", f"--images={movie}", f"--output={movie}_RES")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message.format(movie.parent) in err
+    assert not (movie.parent / "01_RES.segmentation").exists()
+
+
+def test_a_task_that_does_not_segment_is_refused(flat):
+    assert isinstance(tasks.build(checkpoint.load_config(flat)), tasks.SegmentationTask)
+    # A main of its own, because flags of all mains would meet in this process.
+    script = (
+        "from pathlib import Path; from celltrack_jax import tasks; from launch import predict; "
+        f"tasks.build = lambda config: object(); predict.restore(Path({str(flat)!r}), 'best')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert f"InputError: {flat} is a run of task 'dense', which does not segment" in done.stderr
 
 
 def test_a_gap_in_the_frame_numbers_is_refused(flat, movie):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from celltrack_jax.io import ctc
+from tests import geff_graphs
 from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
 
@@ -56,6 +57,29 @@ def test_flags_reach_the_linker_and_the_drawing(tmp_path):
     # One cell moves by a pixel per frame, an eighth of its diameter; the other one stays.
     strict = ("--max_distance=0.01", "--division_distance=0.01", "--spacing=1,1")
     assert "4 frames, 8 cells, 5 tracks" in call(*flags, *strict)[1]
+
+
+def test_a_stack_needs_the_spacing_of_z(tmp_path):
+    deep = {frame: np.repeat(mask[None], 4, 0) for frame, mask in cells(range(2)).items()}
+    write_masks(tmp_path / "masks", "mask", deep)
+    flags = (f"--masks={tmp_path / 'masks'}", f"--output={tmp_path / '01_RES'}")
+    status, out, err = call(*flags, "--spacing=0.2,0.1")
+    assert (status, out) == (1, "")
+    assert err == (
+        f"error: --spacing=0.2,0.1 lacks z: {tmp_path / 'masks'} has 4 planes; "
+        "give --spacing=<z>,0.2,0.1 in µm\n"
+    )
+    status, out, err = call(*flags)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == (
+        f"note: {tmp_path / 'masks'} does not say its voxel size: taken as cubes; give --spacing=z,y,x"
+    )
+    assert out.count("note:") == 1
+    status, out, err = call(*flags, "--spacing=2,0.2,0.1")
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    graph = geff_graphs.read(tmp_path / "01_RES" / "tracks.geff")
+    first = graph.position[(graph.frame == 0) & (graph.label == 1)]
+    np.testing.assert_allclose(first, [[3.0, 0.8, 0.25]])
 
 
 def test_a_movie_without_cells_has_an_empty_track_file(tmp_path):

@@ -1,6 +1,7 @@
 """Assignment against brute force, invariances of the linker, and what it does on real truth."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,19 @@ from hypothesis import strategies as st
 from celltrack_jax.io import ctc
 from celltrack_jax.lineage import Detections
 from celltrack_jax.metrics.ctc import ctc_measures, overlap
+from celltrack_jax.tracking import links
 from celltrack_jax.tracking.features import detections_from_masks
-from celltrack_jax.tracking.links import assign, hungarian, typical_diameter
+from celltrack_jax.tracking.links import HUNGARIAN, assign, typical_diameter
 from celltrack_jax.tracking.tracks import TrackPainter
+from configs.ctc import segment
 
 AREA = np.pi * 25
 """Of a cell of diameter 10."""
+
+
+def hungarian(detections: Detections, **changes: Any) -> np.ndarray:
+    """Links as launch.track does where nothing else is given."""
+    return links.hungarian(detections, **(dict(HUNGARIAN) | changes))
 
 
 def movie(cells, area=AREA) -> Detections:
@@ -26,6 +34,11 @@ def movie(cells, area=AREA) -> Detections:
     position = np.array([[0.0, row[2], row[3]] for row in rows]).reshape(-1, 3)
     volume = np.array([row[4] if len(row) > 4 else area for row in rows], np.float64)
     return Detections(frame, label, position, volume)
+
+
+@pytest.mark.parametrize("argument", segment.ARGUMENTS)
+def test_experiments_and_launch_track_link_alike(argument):
+    assert segment.get_config(argument).tracking.to_dict() == dict(HUNGARIAN)
 
 
 @st.composite
@@ -169,7 +182,7 @@ def test_true_masks_are_linked_almost_right(real_data, name, least):
     sequence = ctc.open_sequence(real_data(name), "01")
     masks = {frame: ctc.read_image(path) for frame, path in sequence.markers.items()}
     found = detections_from_masks(masks.items(), np.ones(3))
-    painter = TrackPainter(found, hungarian(found), masks, np.ones(3))
+    painter = TrackPainter(found, hungarian(found), masks, np.ones(3), fill_gaps=True, min_length=1)
     overlaps = [overlap(mask, painter.paint(frame, mask), frame) for frame, mask in masks.items()]
     measures = ctc_measures(overlaps, sequence.tracks, painter.lineage(), None)
     assert measures["LNK"] is not None

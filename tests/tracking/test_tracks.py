@@ -1,5 +1,6 @@
 """Painted masks agree with their track file, whatever the links; missed cells are drawn where there is room."""
 
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,9 +31,9 @@ def linked_movies(draw):
     return masks, found, parent
 
 
-def paint(masks, found, parent, **options):
+def paint(masks, found, parent, fill_gaps=True, min_length=1):
     """Returns the painted masks and the painter."""
-    painter = TrackPainter(found, parent, masks, SPACING, **options)
+    painter = TrackPainter(found, parent, masks, SPACING, fill_gaps=fill_gaps, min_length=min_length)
     return {frame: painter.paint(frame, mask) for frame, mask in masks.items()}, painter
 
 
@@ -72,6 +73,25 @@ def test_filling_changes_no_pixel_that_is_taken(movie):
     filled, _ = paint(*movie)
     for frame, mask in plain.items():
         np.testing.assert_array_equal(filled[frame][mask > 0] > 0, True)
+
+
+@settings(deadline=None)
+@given(linked_movies(), st.sampled_from([np.uint32, np.int64]))
+def test_the_size_of_ids_does_not_matter(movie, dtype):
+    masks, found, parent = movie
+    ids = np.array([0, 7, 2**31 - 1, 2**31 + 5, 2**32 - 1], dtype)
+    large = {frame: ids[mask] for frame, mask in masks.items()}
+    painted, painter = paint(masks, found, parent)
+    tracemalloc.start()
+    try:
+        again, painter_again = paint(large, found._replace(label=ids[found.label].astype(np.int64)), parent)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    for frame, mask in painted.items():
+        assert again[frame].dtype == np.uint32
+        np.testing.assert_array_equal(again[frame], mask)
+    np.testing.assert_array_equal(painter.lineage().rows(), painter_again.lineage().rows())
 
 
 def gap(frames: Sequence[int] = range(5), blocker: tuple[int, ...] = ()):
