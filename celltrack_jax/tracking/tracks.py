@@ -214,9 +214,9 @@ def _renamed(labels: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray
     # Ids far beyond the number of voxels: a table would hold all the absent ones.
     order = np.argsort(old)
     names, values = np.append(old[order], -1), np.append(new[order], 0).astype(np.uint32)
-    present, place = np.unique(labels, return_inverse=True)
-    found = np.searchsorted(names[:-1], present.astype(np.int64))
-    return np.where(names[found] == present, values[found], np.uint32(0))[place]
+    labels = labels.astype(np.int64, copy=False)
+    found = np.searchsorted(names[:-1], labels)
+    return np.where(names[found] == labels, values[found], np.uint32(0))
 
 
 def _by_frame(frame: np.ndarray, offset: int) -> dict[int, np.ndarray]:
