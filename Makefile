@@ -12,11 +12,14 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 1
 demo: setup  ## Trains, tracks and scores: the embedded synthetic movie, or DATA=<CTC data set folder>.
 	$(RUN) -m launch.demo $(if $(DATA),--data="$(DATA)")
 
+# One process per core; a file's tests stay together, because they share what is slow to make.
+TEST := $(RUN) -m pytest --numprocesses=auto --dist=loadfile
+
 test: setup  ## The tests; .ci/run calls this.
-	$(RUN) -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 test-fast: setup
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(TEST) -m "not slow" $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

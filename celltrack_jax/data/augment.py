@@ -1,8 +1,8 @@
 """Random geometry and light for one crop, inside the compiled training step.
 
 The order is that of the microscope: geometry, then the object's brightness curve (gamma), the optics (blur),
-the light (shading), the exposure (contrast), the camera (noise), and last what normalisation makes of the
-result (renormalise, brightness).
+the exposure (contrast), the camera (noise), and last what normalisation makes of the result (renormalise,
+brightness).
 
 Shapes: S the crop (Y, X) or (Z, Y, X), R the larger size that was read, C channels. Intensities are
 normalised: 0 and 1 are the 1st and 99.8th percentile of the frame. Rotation, zoom, shear, elastic deformation
@@ -28,7 +28,6 @@ PERCENTILE_SPREAD = (2.33, 2.88)
 _DRAWS = (
     *("mirror_0", "mirror_1", "mirror_2", "turned", "turn", "deformed", "angle", "zoom", "shear", "bent"),
     *("gamma", "blur", "contrast", "noise", "shot_noise", "renormalised", "brightness", "brightness_gain"),
-    "shading",
 )
 """Rows of the sample's uniform numbers; a kind that is off leaves the other rows as they are."""
 _SAMPLE = 4096
@@ -66,13 +65,6 @@ class AugmentSpec:
     blur_px: float
     """Standard deviation uniform in 0..this."""
 
-    shading_probability: float
-    shading_octaves: float
-    """Gain about the background level 2^field: a smooth random field of which this is the control points' standard
-    deviation, so that dim cells come to lie beside bright ones."""
-    shading_spacing_px: int
-    """Distance of the control points, about that of neighbouring cells."""
-
     contrast_probability: float
     contrast_down_octaves: float
     contrast_up_octaves: float
@@ -103,8 +95,6 @@ class AugmentSpec:
                 )
         if self.elastic_probability and self.elastic_px and self.elastic_spacing_px < 1:
             raise InputError(f"augment.elastic_spacing_px is {self.elastic_spacing_px}: at least 1 pixel")
-        if self.shading_probability and self.shading_octaves and self.shading_spacing_px < 1:
-            raise InputError(f"augment.shading_spacing_px is {self.shading_spacing_px}: at least 1 pixel")
 
     @classmethod
     def none(cls) -> "AugmentSpec":
@@ -133,14 +123,13 @@ def augment(
         raise ValueError(f"size {size} needs an image of (*R, C), not {image.shape}")
     if any(s > r for s, r in zip(size, labels.shape, strict=True)):
         raise ValueError(f"a crop of {size} does not fit into what was read, {labels.shape}")
-    drawn_key, elastic_key, shading_key, noise_key = jax.random.split(key, 4)
+    drawn_key, elastic_key, noise_key = jax.random.split(key, 3)
     # One draw for all small numbers: separate ones take seconds longer to compile.
     u = dict(zip(_DRAWS, _flat(jax.random.uniform, drawn_key, (len(_DRAWS), image.shape[-1])), strict=True))
     image, labels = _deform(image, labels, u, elastic_key, size, spec)
     image = _gamma(image, u, spec)
     image = _blur(image, u, spec)
     level = _background_level(image)
-    image = _shading(image, level, u, shading_key, spec)
     image, gain = _contrast(image, level, u, spec)
     image, noise = _noise(image, u, noise_key, spec)
     image = _renormalise(image, level, gain, noise, u, spec)
@@ -239,17 +228,6 @@ def _background_level(image):
         stride += 1
     sample = image[tuple(slice(None, None, stride) for _ in sizes)].reshape(-1, image.shape[-1])
     return jnp.sort(sample, 0)[int(BACKGROUND_QUANTILE * len(sample))]
-
-
-def _shading(image, level, u, key, spec):
-    """Uneven light: a gain about the background level that varies smoothly in the plane, the same for all channels."""
-    if not _on(spec.shading_probability, spec.shading_octaves):
-        return image
-    plane = image.shape[-3:-1]
-    points = warp.control_points(plane, spec.shading_spacing_px)
-    control = spec.shading_octaves * _flat(jax.random.normal, key, (1, *points))
-    gain = jnp.exp2(warp.spline_field(control, plane, spec.shading_spacing_px)[0])[..., None]
-    return jnp.where(u["shading"][0] < spec.shading_probability, level + gain * (image - level), image)
 
 
 def _contrast(image, level, u, spec):

@@ -246,19 +246,27 @@ class DenseTask:
         )
 
     def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
-        """Frames to train on and held-out ones: the last `evaluation.holdout` of those that are annotated.
+        """Frames to train on and held-out ones, ascending.
 
-        In a store of single images, whose sequences are too short to divide, the last images are held out.
+        Held out are the last `evaluation.holdout` of those that are annotated, and of those that are outlined: where
+        only the middle of a movie is outlined, its end alone would not tell how good outlines are. In a store of
+        single images, whose sequences are too short to divide, the last images are held out.
         """
         annotated = {each.name: self._annotated(each) for each in self._sequences}
-        share = self.config.evaluation.holdout
-        every = [(name, t) for name, frames in annotated.items() for t in frames]
-        if all(math.floor(len(frames) * share) == 0 for frames in annotated.values()):
-            last = {name for name, _ in every[len(every) - math.floor(len(every) * share) :]}
-            return ([], annotated[sequence.name]) if sequence.name in last else (annotated[sequence.name], [])
-        frames = annotated[sequence.name]
-        divide = len(frames) - math.floor(len(frames) * share)
-        return frames[:divide], frames[divide:]
+        if not any(self._last(frames) for frames in annotated.values()):
+            every = [(name, t) for name, frames in annotated.items() for t in frames]
+            held = {t for name, t in self._last(every) if name == sequence.name}
+        else:
+            frames = annotated[sequence.name]
+            held = {*self._last(frames), *self._last([t for t in frames if self._outlined(sequence, t)])}
+        return [t for t in annotated[sequence.name] if t not in held], sorted(held)
+
+    def _last(self, items: list) -> list:
+        return items[len(items) - math.floor(len(items) * self.config.evaluation.holdout) :]
+
+    def _outlined(self, sequence: store.StoredSequence, t: int) -> bool:
+        silver = self.config.data.silver and _labelled(sequence, "silver", t)
+        return silver or _labelled(sequence, "segmentation", t)
 
     def _annotated(self, sequence: store.StoredSequence) -> list[int]:
         kinds = sequence.annotation_silver if self.config.data.silver else sequence.annotation

@@ -21,7 +21,6 @@ STRENGTHS = {
     "elastic": {"elastic_px": 3.0, "elastic_spacing_px": 12},
     "gamma": {"gamma_octaves": 1.0},
     "blur": {"blur_px": 1.5},
-    "shading": {"shading_octaves": 1.0, "shading_spacing_px": 12},
     "contrast": {"contrast_down_octaves": 3.3, "contrast_up_octaves": 0.5},
     "noise": {"noise_std": 0.1, "shot_noise_std": 0.1},
     "renormalise": {},
@@ -328,27 +327,6 @@ def test_blur_stays_in_the_plane():
     assert not images[:, [0, 1, 3, 4]].any()
 
 
-def test_shading_is_a_smooth_gain_in_the_plane_about_the_background():
-    labels = np.zeros((4, 64, 64), np.int32)
-    picture = np.full((4, 64, 64, 2), 1.1, np.float32)
-    picture[:, ::2] = 0.1  # every other row is background
-    images, _ = draws(picture, labels, (4, 64, 64), spec_of("shading"), 60)
-    np.testing.assert_allclose(images[:, :, ::2], 0.1, atol=1e-5)
-    octaves = np.log2(images[:, :, 1::2] - 0.1)
-    np.testing.assert_allclose(octaves, np.broadcast_to(octaves[:, :1, ..., :1], octaves.shape), atol=1e-4)
-    # The cubic B-spline passes (1/6, 2/3, 1/6)^2 of its control points' variance at best, and less between them.
-    field = octaves[:, 0, ..., 0]
-    assert 0.35 < field.std() < 0.55
-    assert abs(field.mean()) < 0.1
-    assert np.abs(np.diff(field, axis=2)).max() < 3 / 12
-
-
-def test_shading_comes_up_with_its_probability():
-    picture = picture_of(LABELS["2d"])
-    images, _ = draws(picture, LABELS["2d"], (48, 48), spec_of("shading", probability=0.3), 400)
-    assert (images != picture).any((1, 2, 3)).mean() == pytest.approx(0.3, abs=0.08)
-
-
 def test_gamma_keeps_order_sign_and_the_ends():
     image = np.linspace(-0.5, 1.5, 64 * 64, dtype=np.float32).reshape(64, 64, 1)
     images, _ = draws(image, np.zeros((64, 64), np.int32), (64, 64), spec_of("gamma"), 20)
@@ -401,10 +379,9 @@ def test_a_spec_out_of_range_is_an_input_error_that_names_it(name, value):
         dataclasses.replace(NONE, **{name: value})
 
 
-@pytest.mark.parametrize("kind", ["elastic", "shading"])
-def test_a_field_needs_control_points(kind):
-    with pytest.raises(InputError, match=f"{kind}_spacing_px"):
-        spec_of(kind, **{f"{kind}_spacing_px": 0})
+def test_elastic_needs_control_points():
+    with pytest.raises(InputError, match="elastic_spacing_px"):
+        spec_of("elastic", elastic_spacing_px=0)
 
 
 def test_the_crop_must_fit_into_what_was_read():

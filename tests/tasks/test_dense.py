@@ -182,6 +182,14 @@ def test_held_out_frames_are_never_trained_on(task):
     assert held_out == [7, 8, 9]
 
 
+def test_of_a_movie_with_outlines_in_its_middle_some_of_these_are_held_out(task):
+    (sequence,) = task._sequences
+    outlined = np.isin(np.arange(10), (2, 3, 4, 5))
+    middle = sequence._replace(labelled={**sequence.labelled, "segmentation": outlined})
+    task.__dict__["_sequences"] = [middle]
+    assert task._split(middle) == ([0, 1, 2, 3, 4, 6], [5, 7, 8, 9])
+
+
 def test_of_single_images_the_last_ones_are_held_out(task):
     (sequence,) = task._sequences
     single = [sequence._replace(name=f"{i:03d}", annotation=["full"]) for i in range(10)]
