@@ -8,10 +8,8 @@ result without a track file is scored for SEG and DET only. A result that breaks
 problem is printed, the JSON says so, and the exit status is 1.
 """
 
-import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from absl import flags
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference.ctc_scores import Scores, score_result
+from celltrack_jax.io import files
 from celltrack_jax.metrics.ctc import MEASURES
 from launch import cli
 
@@ -50,7 +49,7 @@ def main(_: Sequence[str]) -> int:
     scores = score_result(Path(truth), Path(result), str(SEG_SLICES.value))
     row = as_json(scores)
     if JSON.value:
-        write_json(Path(JSON.value), row)
+        _write_json(row)
     for note in scores.notes:
         print(f"note: {note}", file=sys.stderr)
     if scores.problems:
@@ -82,7 +81,7 @@ def score_run(workdir: Path, which: str) -> int:
     if not rows:
         raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
     if JSON.value:
-        write_json(Path(JSON.value), rows)
+        _write_json(rows)
     return 0
 
 
@@ -98,17 +97,9 @@ def _number(value: float | None) -> float | int | None:
     return int(value) if isinstance(value, int | np.integer) else float(value)
 
 
-def write_json(path: Path, row: dict | list[dict]) -> None:
-    """Writes a JSON file; a crash leaves the old file or none."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --json") from error
+def _write_json(row: dict | list[dict]) -> None:
+    text = json.dumps(row, indent=2, allow_nan=False) + "\n"
+    files.replace_text(Path(str(JSON.value)), text, "or choose another --json")
 
 
 def print_table(row: dict) -> None:

@@ -1,6 +1,7 @@
 """Turns a data set into a store, which training reads: OME-Zarr images and labels, GEFF tracks.
 
     python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb] [--spacing=z,y,x]
+        [--allow_gaps]
 
 The same command finishes a store that was interrupted.
 """
@@ -15,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from celltrack_jax.data import prepare, sources, store
-from celltrack_jax.errors import InputError
 from launch import cli
 
 _SOURCE = flags.DEFINE_string("source", None, "folder of the data set", required=True)
@@ -24,18 +24,24 @@ _FORMAT = flags.DEFINE_enum("format", "ctc", sorted(sources.LAYOUTS), "layout of
 _SPACING = flags.DEFINE_list(
     "spacing", None, "voxel size z,y,x in micrometers (y,x in 2D); unknown if left out"
 )
+_ALLOW_GAPS = flags.DEFINE_boolean(
+    "allow_gaps",
+    False,
+    "go on where frames lack their image or their markers; tracks are not linked over them",
+)
 _SEQUENCES = flags.DEFINE_list("sequences", None, "sequences to take, such as 01,02; all if left out")
 
 
 def main(argv: Sequence[str]) -> None:
     """Prepares, and prints one line about it."""
     del argv
-    spacing = _spacing(_SPACING.value)
+    sizes = None if _SPACING.value is None else cli.spacing(_SPACING.value)
     start = time.monotonic()
     folder = Path(_STORE.value)
     # The store remembers files by the last parts of their path, so they must not depend on the working folder.
     dataset = Path(_SOURCE.value).resolve()
-    found = sources.open_sources(dataset, _FORMAT.value, _SEQUENCES.value)
+    found = sources.open_sources(dataset, _FORMAT.value, _SEQUENCES.value, allow_gaps=bool(_ALLOW_GAPS.value))
+    spacing = None if sizes is None else _spacing_zyx(sizes, found)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("preparing", total=sum(len(source.files) for source in found))
@@ -55,18 +61,13 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
-def _spacing(words: list[str] | None) -> list[float] | None:
-    if words is None:
-        return None
-    try:
-        sizes = [float(word) for word in words]
-    except ValueError:
-        sizes = []
-    if len(sizes) not in (2, 3) or not all(0 < size < float("inf") for size in sizes):
-        raise InputError(
-            f"--spacing={','.join(words)} is not two or three positive numbers z,y,x (micrometers)"
-        )
-    return [1.0] * (3 - len(sizes)) + sizes
+def _spacing_zyx(sizes: list[float], found: list[sources.Source]) -> list[float]:
+    """Returns z, y, x; reads a frame of each sequence where it matters whether that is a stack."""
+    if len(sizes) == 2:
+        for source in found:
+            number, (path, *_) = next(iter(source.files.items()))
+            cli.spacing_zyx(sizes, source.read(number).image.shape[1], path)
+    return cli.spacing_zyx(sizes, 1, "")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ Shapes: C channels, Z Y X space.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,11 +18,13 @@ import tensorstore as ts
 from celltrack_jax.data import annotation, normalise, store
 from celltrack_jax.data.sources import Frame, Source
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import geff, ome_zarr
+from celltrack_jax.io import files, geff, ome_zarr
 from celltrack_jax.io.threads import mapped
 
 PARTIAL = ".partial"
 LOCK = ".lock"
+"""Stays when nobody holds it: who removed it would let two others lock a file of this name each."""
+_KEPT = "then run launch.prepare again, which continues with the sequence that it could not finish"
 _WRITING = {"file_io_sync": False}
 """An fsync took 17 to 78 ms on a busy machine, and a sequence has a dozen files. What a power failure leaves of a file
 is of another size, by which the sequence is known not to be whole."""
@@ -71,7 +71,7 @@ def prepare(
     """
     spacing = None if spacing_um is None else [float(size) for size in spacing_um]
     written = 0
-    with _explained(folder), _locked(folder):
+    with files.explained(folder, _KEPT), _locked(folder):
         index = {"version": store.VERSION, "format": layout, "source": origin, "spacing_um": spacing}
         _claim(folder, index, [source.name for source in sources])
         for source in sources:
@@ -86,24 +86,6 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into an error with a cure; tensorstore reports it as a ValueError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        full = (errno.ENOSPC, errno.EDQUOT)
-        if getattr(error, "errno", None) in full or any(os.strerror(code) in str(error) for code in full):
-            raise InputError(
-                f"the disk of {folder} is full: free some space and run launch.prepare again, "
-                "it continues with the sequence that it could not finish"
-            ) from error
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise InputError(f"cannot write {error.filename or folder}: {reason}; check it") from error
-        raise
-
-
-@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps a second process from writing to the store; the system drops the lock of a process that dies."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,12 +95,14 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             raise InputError(f"another launch.prepare is writing {folder}: wait for it to end") from None
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink()
+        except OSError as error:
+            raise InputError(
+                f"the file system of {folder} cannot lock files ({error.strerror}): "
+                "prepare the store on another disk, and copy it"
+            ) from error
+        yield
 
 
 def _claim(folder: Path, index: dict[str, Any], names: list[str]) -> None:
@@ -134,9 +118,7 @@ def _claim(folder: Path, index: dict[str, Any], names: list[str]) -> None:
         whole = [name for name in found["sequences"] if (folder / f"{name}.ome.zarr").exists()]
         names = sorted({*names, *whole})
     text = json.dumps({**index, "sequences": names}, indent=1, sort_keys=True) + "\n"
-    partial = folder / (store.INDEX + PARTIAL)
-    partial.write_text(text)
-    partial.replace(folder / store.INDEX)
+    files.replace_text(folder / store.INDEX, text, _KEPT)
 
 
 def _compare(folder: Path, source: Source, attributes: dict[str, Any]) -> None:
@@ -239,27 +221,9 @@ def _measure(
     if frame.image.dtype.kind == "f" and not np.isfinite(frame.image).all():
         raise InputError(f"{path} (frame {number}) has values that are not finite: replace them")
     percentiles = normalise.percentiles(frame.image)
-    _check_tracks(source, number, frame)
     survey = annotation.survey(frame.masks, frame.planes, complete=source.complete, spacing=spacing)
     digests = _digests(source.files[number])
     return frame, Record(number, tuple(frame.masks), frame.planes, percentiles, survey, digests)
-
-
-def _check_tracks(source: Source, number: int, frame: Frame) -> None:
-    """Raises unless a frame's markers are those that the track file announces."""
-    markers, tracks = frame.masks.get("markers"), source.lineage
-    if markers is None or tracks is None:
-        return
-    alive = tracks.label[(tracks.begin <= number) & (number <= tracks.end)]
-    found = np.unique(markers[markers > 0])
-    for label, what in (
-        *((label, "is in the markers but not in") for label in np.setdiff1d(found, alive)),
-        *((label, "is not in the markers but in") for label in np.setdiff1d(alive, found)),
-    ):
-        raise InputError(
-            f"{source.files[number][0]} (frame {number}): label {label} {what} {source.tracks_file}: "
-            "correct its first and last frame there, or the mask in the TRA folder"
-        )
 
 
 def _write_tracks(path: Path, source: Source, records: list[Record], spacing: list[float] | None) -> None:

@@ -4,7 +4,7 @@ A new format is one function here that returns `Source`s. Shapes: C channels, Z 
 """
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,13 @@ import numpy as np
 
 from celltrack_jax.data.annotation import KINDS, MAX_LABEL
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc
+from celltrack_jax.io import ctc, ctc_rules
+from celltrack_jax.io.ctc_masks import present_labels
+from celltrack_jax.io.ctc_rules import Problem, Tracks
 from celltrack_jax.io.tif import read_tif
 from celltrack_jax.lineage import Lineage
+
+_COMPLETE = "copy what is missing, or prepare what there is by --allow_gaps: tracks are not linked over gaps"
 
 
 class Frame(NamedTuple):
@@ -44,21 +48,24 @@ class Source(NamedTuple):
     """Reads the frame of this number."""
 
 
-def open_sources(dataset: Path, layout: str, names: list[str] | None) -> list[Source]:
+def open_sources(
+    dataset: Path, layout: str, names: list[str] | None, *, allow_gaps: bool = False
+) -> list[Source]:
     """Lists the sequences of a data set; reads no image.
 
     Args:
       dataset: its folder.
       layout: a key of `LAYOUTS`.
       names: sequences to take, None for all.
+      allow_gaps: whether frames of a movie may lack their image or, where others have them, their markers.
 
     Raises:
-      InputError: no such folder or sequence, or nothing in it.
+      InputError: no such folder or sequence, nothing in it, a track file that contradicts itself, or gaps.
     """
     dataset = Path(dataset)
     if not dataset.is_dir():
         raise InputError(f"{dataset} is not a folder: give the data set's folder as --source")
-    known, open_one = LAYOUTS[layout](dataset)
+    known, open_one = LAYOUTS[layout](dataset, allow_gaps)
     if not known:
         raise InputError(f"{dataset} holds no images in the layout {layout!r}: check --source and --format")
     for name in names or ():
@@ -68,13 +75,14 @@ def open_sources(dataset: Path, layout: str, names: list[str] | None) -> list[So
     return [open_one(name) for name in known if names is None or name in names]
 
 
-def _ctc(dataset: Path) -> tuple[list[str], Callable[[str], Source]]:
+def _ctc(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], Source]]:
     """Cell Tracking Challenge: 01/t000.tif, 01_GT/TRA, 01_GT/SEG (whole frames or planes), 01_ST/SEG."""
-    return ctc.find_sequences(dataset), lambda name: _ctc_source(dataset, name)
+    return ctc.find_sequences(dataset), lambda name: _ctc_source(dataset, name, allow_gaps)
 
 
-def _ctc_source(dataset: Path, name: str) -> Source:
+def _ctc_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
     sequence = ctc.open_sequence(dataset, name)
+    tracks = _check_ctc(dataset, sequence, allow_gaps)
     tables: dict[str, ctc.Segmentation] = {
         "segmentation": sequence.segmentation,
         "markers": {frame: [(None, path)] for frame, path in sequence.markers.items()},
@@ -88,6 +96,8 @@ def _ctc_source(dataset: Path, name: str) -> Source:
             for kind, table in tables.items()
             if frame in table
         }
+        if tracks is not None and "markers" in masks:
+            _check_labels(sequence.markers[frame], frame, masks["markers"], tracks)
         planes = tuple(z for z, _ in sequence.segmentation.get(frame, ()) if z is not None)
         return Frame(image, masks, planes or None)
 
@@ -98,7 +108,7 @@ def _ctc_source(dataset: Path, name: str) -> Source:
     return Source(
         name=name,
         files=files,
-        tracks_file=dataset / f"{name}_GT" / "TRA" / "man_track.txt" if sequence.tracks is not None else None,
+        tracks_file=tracks.path if tracks is not None else None,
         lineage=sequence.tracks,
         kinds=tuple(kind for kind in KINDS if tables[kind].keys() & files.keys()),
         complete=False,
@@ -106,8 +116,46 @@ def _ctc_source(dataset: Path, name: str) -> Source:
     )
 
 
-def _dsb(dataset: Path) -> tuple[list[str], Callable[[str], Source]]:
+def _check_ctc(dataset: Path, sequence: ctc.Sequence, allow_gaps: bool) -> Tracks | None:
+    """Returns the track file of a sequence, None where it has none.
+
+    Raises:
+      InputError: the file contradicts itself, or, unless gaps are allowed, there are some.
+    """
+    images, tra = dataset / sequence.name, dataset / f"{sequence.name}_GT" / "TRA"
+    tracks = None
+    if sequence.tracks is not None:
+        tracks, problems = ctc_rules.check_track_file(tra / "man_track.txt")
+        _refuse(problems, "correct the file")
+    if allow_gaps:
+        return tracks
+    annotated = sequence.markers.keys() | sequence.segmentation.keys() | sequence.silver.keys()
+    problems = ctc_rules.check_frames(images, "t", sequence.images)
+    problems += ctc_rules.check_frames(images, "t", sequence.images, annotated, more_frames=True)
+    _refuse(problems, _COMPLETE)
+    if sequence.markers or tracks is not None:
+        _refuse(ctc_rules.check_frames(tra, "man_track", sequence.markers, set(sequence.images)), _COMPLETE)
+    if tracks is not None:
+        _refuse(ctc_rules.check_span(tracks, sequence.markers), _COMPLETE)
+    return tracks
+
+
+def _check_labels(path: Path, frame: int, markers: np.ndarray, tracks: Tracks) -> None:
+    """Raises unless a frame's markers are those that the track file announces."""
+    mask = ctc_rules.Mask(path, frame, None, markers.shape, markers.dtype, present_labels(markers))
+    _refuse(ctc_rules.check_labels([mask], tracks), f"correct the mask or {tracks.path}")
+
+
+def _refuse(problems: Sequence[Problem], cure: str) -> None:
+    if problems:
+        others = len({str(problem) for problem in problems}) - 1
+        more = f" (and {others} more)" if others else ""
+        raise InputError(f"{problems[0]}{more}; {cure}")
+
+
+def _dsb(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], Source]]:
     """Data Science Bowl 2018: images/<id>.tif, masks/<id>.tif, index.csv with a column id; all cells outlined."""
+    del allow_gaps  # every image is a sequence of its own
     index = dataset / "index.csv"
     try:
         with index.open(newline="") as file:
@@ -130,7 +178,8 @@ def _dsb_source(dataset: Path, name: str) -> Source:
 
 
 LAYOUTS = {"ctc": _ctc, "dsb": _dsb}
-"""Layout to function of the data set's folder, which returns sequence names and what opens one of them."""
+"""Layout to function of the data set's folder and of whether gaps are allowed, which returns sequence names and what
+opens one of them."""
 
 
 def _image(path: Path, frame: int) -> np.ndarray:

@@ -9,8 +9,6 @@
 Frame numbers may have any number of digits. Shapes: Z Y X space, K tracks.
 """
 
-import errno
-import os
 import re
 import shutil
 from pathlib import Path
@@ -19,11 +17,13 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.io.files import explained, replace_text
 from celltrack_jax.io.tif import read_tif, write_tif
 from celltrack_jax.lineage import Lineage
 
 MAX_LABEL = 65535
 """CTC masks are 16-bit unsigned."""
+_ELSEWHERE = "or choose another folder"
 
 Segmentation = dict[int, list[tuple[int | None, Path]]]
 """By frame: (z, file) in the order of z for annotated planes, or one (None, file) for the whole frame."""
@@ -206,11 +206,13 @@ def parse_tracks(path: Path) -> tuple[list[tuple[int, list[int]]], list[tuple[in
 
 
 def write_tracks(path: Path, lineage: Lineage) -> None:
-    """Writes a track file, lines of "L B E P" in the order of labels; a crash leaves the old file or none."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(f"{' '.join(map(str, row))}\n" for row in lineage.rows().tolist()))
-    os.replace(partial, path)
+    """Writes a track file, lines of "L B E P" in the order of labels; a crash leaves the old file or none.
+
+    Raises:
+      InputError: the disk is full, or refuses.
+    """
+    text = "".join(f"{' '.join(map(str, row))}\n" for row in lineage.rows().tolist())
+    replace_text(Path(path), text, _ELSEWHERE)
 
 
 class ResultWriter:
@@ -233,10 +235,8 @@ class ResultWriter:
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._partial, ignore_errors=True)
-        try:
+        with explained(self._partial, _ELSEWHERE):
             self._partial.mkdir(parents=True)
-        except OSError as error:
-            raise _cannot_write(self._partial, error) from error
         return self
 
     def __exit__(self, *_) -> None:
@@ -263,10 +263,8 @@ class ResultWriter:
                     f"{MAX_LABEL}): number the tracks from 1, or split the movie into shorter sequences"
                 )
         path = self._partial / f"{frame}.tif"
-        try:
+        with explained(self.folder / f"mask{frame:0{self.digits}d}.tif", _ELSEWHERE):
             write_tif(path, labels.astype(np.uint16, copy=False))
-        except OSError as error:
-            raise _cannot_write(self.folder / f"mask{frame:0{self.digits}d}.tif", error) from error
         self._files[frame] = path
 
     def finish(self, lineage: Lineage | None) -> None:
@@ -276,7 +274,7 @@ class ResultWriter:
           lineage: tracks whose labels are those of the masks; None for a segmentation without a track file.
         """
         digits = max([self.digits, *(len(str(frame)) for frame in self._files)])
-        try:
+        with explained(self.folder, _ELSEWHERE):
             for frame, path in self._files.items():
                 path.rename(self._partial / f"mask{frame:0{digits}d}.tif")
             if lineage is not None:
@@ -289,10 +287,3 @@ class ResultWriter:
             (self.folder / "res_track.txt").unlink(missing_ok=True)
             for path in sorted(self._partial.iterdir()):  # the track file last
                 path.replace(self.folder / path.name)
-        except OSError as error:
-            raise _cannot_write(self.folder, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    cure = "free some space" if error.errno == errno.ENOSPC else "check the folder and its permissions"
-    return InputError(f"cannot write {path}: {error.strerror or error}; {cure}, or choose another folder")

@@ -9,7 +9,10 @@ from pathlib import Path
 from celltrack_jax.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST)
+_REFUSED = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST),
+    *(errno.EIO, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ESTALE),
+)
 
 
 @contextlib.contextmanager

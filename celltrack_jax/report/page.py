@@ -6,7 +6,6 @@ Shapes: Y X of a frame, Z of a volume, K tracks.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from celltrack_jax.io import files
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.report import curves, lineage_tree, measures, overlay
 from celltrack_jax.report.palette import TRACK_COLOURS, colour_index, rgb
@@ -56,6 +56,9 @@ def write_page(
       history: the rows of the run's metrics.jsonl.
       config: the run's, shown folded.
       notes: paragraphs of plain text.
+
+    Raises:
+      InputError: the disk is full, or refuses.
     """
     annotated = (result, truth) if truth else (result,)
     cells = sum(int(cells_per_frame(annotation.lineage, frames).sum()) for annotation in annotated)
@@ -73,11 +76,7 @@ def write_page(
         _config_section(config),
     ]
     html = _document(title, "\n".join(filter(None, sections)), data)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, path)
+    files.replace_text(Path(path), html, "or write the page elsewhere")
 
 
 def _document(title: str, body: str, data: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ FLAT: dict[str, Any] = {
 
 
 def prepared(dataset, folder, layout="ctc", spacing=(1.0, 1.0, 1.0)):
-    found = sources.open_sources(dataset, layout, None)
+    found = sources.open_sources(dataset, layout, None, allow_gaps=True)
     prepare.prepare(
         folder, found, layout=layout, origin="set", spacing_um=spacing, advance=lambda name, frames: None
     )

@@ -37,7 +37,7 @@ def test_a_folder_of_tifs(tmp_path, digits, shape):
 def test_a_sequence_of_a_store_keeps_its_frame_numbers(tmp_path):
     frames = images((4, 5, 9))
     write_masks(tmp_path / "source" / "01", "t", frames)
-    found = sources.open_sources(tmp_path / "source", "ctc", None)
+    found = sources.open_sources(tmp_path / "source", "ctc", None, allow_gaps=True)
     prepare.prepare(
         tmp_path / "store",
         found,

@@ -1,6 +1,7 @@
 """Reading and writing CTC folders: what is written is read, and what cannot be read is never read in part."""
 
 import errno
+import os
 import shutil
 
 import numpy as np
@@ -251,17 +252,32 @@ def test_labels_beyond_16_bits_are_refused_with_the_cure(tmp_path, label):
         writer.write(3, mask.astype(float))
 
 
-def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_clear_error(code, tmp_path, monkeypatch):
     def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(ctc, "write_tif", full)
     with (
         ctc.ResultWriter(tmp_path / "01_RES") as writer,
-        pytest.raises(InputError, match=r"01_RES/mask004.tif: No space left on device; free some space"),
+        pytest.raises(InputError, match=rf"01_RES/mask004.tif: {os.strerror(code)}; free some space"),
     ):
         writer.write(4, VOLUME)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_track_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "man_track.txt"
+    ctc.write_tracks(path, Lineage.from_rows([[1, 0, 3, 0]]))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=r"man_track.txt: No space left on device; free some space"):
+        ctc.write_tracks(path, Lineage.from_rows([[2, 0, 3, 0]]))
+    assert path.read_text() == "1 0 3 0\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path):

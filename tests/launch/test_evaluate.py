@@ -268,6 +268,30 @@ def test_wrong_flags_and_folders(folders, flags, status, text):
     assert done.stderr.startswith("error: ")
 
 
+FULL_DISK = """
+import errno, os
+from launch import cli, evaluate
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+os.replace = full
+cli.run(evaluate.main)
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_json(folders, tmp_path):
+    file = tmp_path / "scores.json"
+    file.write_text("old")
+    flags = [f"--truth={folders[0]}", f"--result={folders[1]}", f"--json={file}"]
+    command = [sys.executable, "-c", FULL_DISK, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "scores.json: No space left on device; free some space, or choose another --json" in done.stderr
+    assert file.read_text() == "old"
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def write_planes(folder: Path) -> tuple[Path, Path]:
     """One object of 10 pixels in three annotated planes of five, with the IoUs 1, 6/10 and 10/20."""
     truth = np.zeros((5, 4, 10), np.uint16)

@@ -25,8 +25,10 @@ from tests.data import datasets
 ROOT = Path(__file__).parents[2]
 
 
-def run(dataset: Path, folder: Path, *, layout="ctc", names=None, spacing=(1.0, 0.5, 0.25)) -> int:
-    found = sources.open_sources(dataset, layout, names)
+def run(
+    dataset: Path, folder: Path, *, layout="ctc", names=None, spacing=(1.0, 0.5, 0.25), allow_gaps=False
+) -> int:
+    found = sources.open_sources(dataset, layout, names, allow_gaps=allow_gaps)
     return prepare.prepare(
         folder,
         found,
@@ -89,6 +91,30 @@ def test_main_refuses_bad_flags_in_one_line(flags, status, message, tmp_path):
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_main_asks_for_z_where_there_are_planes(tmp_path):
+    shape = (5, 40, 52)
+    dataset = datasets.write_movie(tmp_path / "set", frames=range(2), shape=shape)
+    done = launch(f"--source={dataset}", f"--store={tmp_path / 'store'}", "--spacing=0.2,0.1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "t000.tif has 5 planes; give --spacing=<z>,0.2,0.1" in done.stderr
+    assert not (tmp_path / "store").exists()
+    done = launch(f"--source={dataset}", f"--store={tmp_path / 'store'}", "--spacing=0.5,0.2,0.1")
+    assert done.returncode == 0, done.stderr
+    assert store.open_store(tmp_path / "store")[0].spacing_um == (0.5, 0.2, 0.1)
+
+
+def test_main_refuses_gaps_before_it_writes_and_takes_them_on_demand(dataset, tmp_path):
+    (dataset / "01" / "t002.tif").unlink()
+    flags = [f"--source={dataset}", f"--store={tmp_path / 'store'}"]
+    done = launch(*flags)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "01/t002.tif, frame 2: the file is missing" in done.stderr
+    assert "--allow_gaps" in done.stderr
+    assert not (tmp_path / "store").exists()
+    done = launch(*flags, "--allow_gaps")
+    assert (done.returncode, "2 sequences, 6 frames" in done.stdout) == (0, True)
 
 
 def test_the_store_holds_the_data_set(dataset, tmp_path):
@@ -278,7 +304,9 @@ def test_a_full_disk_is_an_error_with_a_cure(dataset, tmp_path, monkeypatch):
     tensorstore = ValueError("RESOURCE_EXHAUSTED: Failed to write 2117764 bytes: No space left on device")
     for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), tensorstore):
         monkeypatch.setattr(prepare, "_write_tracks", fails_at(1, error))
-        with pytest.raises(InputError, match=r"disk of .* is full: free some space"):
+        with pytest.raises(
+            InputError, match=r"cannot write .*store: No space left on device; free some space"
+        ):
             run(dataset, tmp_path / "store")
         monkeypatch.undo()
     assert run(dataset, tmp_path / "store") == 2
@@ -324,6 +352,27 @@ def test_two_processes_do_not_write_one_store(dataset, tmp_path):
     assert run(dataset, folder) == 2
 
 
+def test_the_lock_stays_so_that_nobody_locks_a_file_that_is_gone(dataset, tmp_path):
+    """Were it removed, one process could hold the removed file and another a new one, and both would write."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with prepare._locked(folder):
+        before = (folder / prepare.LOCK).stat().st_ino
+    assert (folder / prepare.LOCK).stat().st_ino == before
+    assert run(dataset, folder) == 2
+    assert (folder / prepare.LOCK).stat().st_ino == before
+    assert (folder / prepare.LOCK).read_bytes() == b""
+
+
+def test_a_file_system_without_locks_is_named(dataset, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(prepare.fcntl, "lockf", refuse)
+    with pytest.raises(InputError, match="cannot lock files"):
+        run(dataset, tmp_path / "store")
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
@@ -356,12 +405,17 @@ def truncate(path: Path) -> None:
         (
             "01_GT/TRA/man_track.txt",
             lambda p: p.write_text("1 0 3 0\n2 0 1 0\n3 2 3 2\n"),
-            ("frame 2", "label 4", "man_track.txt"),
+            ("man_track002.tif", "frame 2", "label 4", "man_track.txt"),
         ),
         (
             "01_GT/TRA/man_track.txt",
             lambda p: p.write_text("1 0 3 0\n2 0 2 0\n3 2 3 2\n4 2 3 2\n"),
-            ("frame 2", "label 2", "man_track.txt"),
+            ("man_track.txt", "label 3", "line 3", "parent 2 lives to frame 2"),
+        ),
+        (
+            "01_GT/TRA/man_track002.tif",
+            lambda p: tifffile.imwrite(p, np.ones((40, 52), np.uint16)),
+            ("man_track002.tif", "frame 2", "label 3", "(and 1 more)", "lacks", "man_track.txt"),
         ),
         ("01_GT/TRA/man_track.txt", lambda p: p.write_text("1 0 x\n"), ("man_track.txt", "line 1")),
     ],
@@ -372,7 +426,7 @@ def test_bad_input_names_file_frame_and_cure(file, damage, words, dataset, tmp_p
         run(dataset, tmp_path / "store")
     message = str(caught.value)
     assert "\n" not in message
-    assert all(word in message for word in words)
+    assert [word for word in words if word not in message] == []
     # Nothing half-made passes for a store.
     with pytest.raises(InputError):
         store.open_store(tmp_path / "store")
@@ -408,7 +462,7 @@ def test_frames_that_are_missing_are_left_out_and_not_linked_over(tmp_path):
     dataset = datasets.write_movie(tmp_path / "set", frames=range(8))
     for path in ("01/t002.tif", "01/t005.tif", "01_GT/TRA/man_track006.tif", "01_GT/SEG/man_seg007.tif"):
         (dataset / path).unlink()
-    run(dataset, tmp_path / "store")
+    run(dataset, tmp_path / "store", allow_gaps=True)
     (sequence,) = store.open_store(tmp_path / "store")
     assert sequence.frames.tolist() == [0, 1, 3, 4, 6, 7]
     assert sequence.annotation == ["full", "full", "full", "full", "sparse", "markers"]
@@ -434,7 +488,7 @@ def test_annotation_kinds_of_a_sparse_movie(tmp_path):
         segmentation=partial,
         rows=rows,
     )
-    run(dataset, tmp_path / "store")
+    run(dataset, tmp_path / "store", allow_gaps=True)
     (sequence,) = store.open_store(tmp_path / "store")
     assert sequence.annotation == ["full", "sparse", "sparse", "markers", "none"]
     here = sequence.foreground[sequence.foreground[:, 0] == 1]
@@ -553,7 +607,7 @@ def test_memory_holds_a_shard_not_the_movie(tmp_path, monkeypatch):
 )
 def test_real_data(name, annotation, real_data, tmp_path):
     dataset = real_data(name)
-    run(dataset, tmp_path / "store")
+    run(dataset, tmp_path / "store", allow_gaps=True)
     (sequence,) = store.open_store(tmp_path / "store")
     assert {kind: sequence.annotation.count(kind) for kind in set(sequence.annotation)} == annotation
     files = ctc.open_sequence(dataset, "01")

@@ -1,6 +1,8 @@
 """The page is whole, loads nothing, and holds for every odd input."""
 
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from celltrack_jax.data.synthetic import Movie, SyntheticSpec, make_movie
+from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.report import viewer
 from celltrack_jax.report.page import cells_per_frame, write_page
@@ -223,3 +226,19 @@ def test_large_pictures_are_made_smaller():
 def test_cells_per_frame_counts_tracks_alive():
     lineage = Lineage.from_rows([[1, 0, 2, 0], [2, 3, 4, 1], [3, 3, 3, 1]])
     np.testing.assert_array_equal(cells_per_frame(lineage, [0, 2, 3, 4, 5]), [1, 1, 2, 1, 0])
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_old_page(tmp_path, monkeypatch):
+    movie, path = make_movie(SPEC, 0), tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(
+        InputError, match=r"cannot write .*report\.html: No space left on device; free some space"
+    ):
+        write_page(path, title="x", **movie_arguments(movie))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
