@@ -2,8 +2,6 @@
 
 import os
 
-_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
-
 
 def leave_convolutions_to_eigen() -> None:
     """Adds to XLA_FLAGS that YNNPACK does not take convolutions and matrix products; a given choice stays.
@@ -12,6 +10,19 @@ def leave_convolutions_to_eigen() -> None:
     4x256x256 in 84 ms and its weight gradient in 158 ms; Eigen took 36 and 75 ms (PyTorch 34 and 23). On one
     core YNNPACK's convolution is the faster one (11.8 against 13.3 ms for one image).
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _YNNPACK not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_YNNPACK}=-individual_convolution,-individual_dot".strip()
+    _add("--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution,-individual_dot")
+
+
+def run_collectives_in_order() -> None:
+    """Adds to XLA_FLAGS that a program's operations are scheduled one by one; a given choice stays.
+
+    Otherwise each of several processes runs sums that do not depend on each other in its own order, and gloo, which
+    takes messages as they come, aborts with "Received data size doesn't match expected size".
+    """
+    _add("--xla_cpu_enable_concurrency_optimized_scheduler", "false")
+
+
+def _add(flag: str, value: str) -> None:
+    given = os.environ.get("XLA_FLAGS", "")
+    if flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}={value}".strip()

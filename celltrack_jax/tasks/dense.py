@@ -164,7 +164,9 @@ class DenseTask:
         spacing = np.asarray(sequence.spacing_um)
         found = features.detections_from_masks(labelled, spacing)
         parent = links.hungarian(found, **self.config.tracking.to_dict())
-        painter = tracks.TrackPainter(found, parent, [t for t, _ in labelled], spacing, fill_gaps=True, min_length=1)
+        painter = tracks.TrackPainter(
+            found, parent, [t for t, _ in labelled], spacing, fill_gaps=True, min_length=1
+        )
         painted = {t: painter.paint(t, labels) for t, labels in labelled}
         return _measures(sequence, held_out, painted, painter.lineage(), self._window(sequence))
 

@@ -170,7 +170,9 @@ def load_config(workdir: Path) -> Config:
 
 
 def _refuse_other_run(workdir: Path, old: Any, new: Any) -> None:
-    differing = [key for key in _changed(old, new) if not any(re.fullmatch(name, key) for name in _MAY_CHANGE)]
+    differing = [
+        key for key in _changed(old, new) if not any(re.fullmatch(name, key) for name in _MAY_CHANGE)
+    ]
     if differing:
         raise InputError(
             f"{workdir} holds a run with another config ({', '.join(differing[:4])} differ): "
@@ -215,9 +217,7 @@ def _choose(saved: Sequence[int], which: str | int, workdir: Path) -> int:
         return max(saved) if best is None else best
     if str(which).isdigit() and int(which) in saved:
         return int(which)
-    raise InputError(
-        f"no checkpoint {which!r} in {workdir}: there are {sorted(saved)}, 'best' and 'latest'"
-    )
+    raise InputError(f"no checkpoint {which!r} in {workdir}: there are {sorted(saved)}, 'best' and 'latest'")
 
 
 def _load(checkpointer: Any, step: int, parts: dict[str, Any]) -> dict[str, Any]:

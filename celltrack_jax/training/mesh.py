@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from celltrack_jax.errors import InputError
@@ -69,10 +68,3 @@ def batch_shardings(mesh: Mesh, spec: dict[str, jax.ShapeDtypeStruct]) -> dict[s
 def global_batch(local: dict[str, Any], shardings: dict[str, NamedSharding]) -> dict[str, jax.Array]:
     """Puts this process's part of a batch on its devices as part of the global arrays."""
     return {key: jax.make_array_from_process_local_data(shardings[key], local[key]) for key in shardings}
-
-
-def any_process(flag: bool) -> bool:
-    """Returns whether the flag is set on any process; all processes have to call it together."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(flag).any())

@@ -5,22 +5,25 @@ import threading
 from types import FrameType
 
 import jax
-
-from celltrack_jax.training.mesh import any_process
+from jax.experimental import multihost_utils
 
 
 class Preemption:
     """A context in which SIGTERM and SIGINT set a flag instead of ending the process.
 
-    A second signal ends the process the usual way.
+    A second signal ends the process the usual way. Of several processes any one may get the SIGTERM: jax's
+    preemption service, which catches it from `jax.distributed.initialize` on, then names a poll at which all of them
+    stop. A collective on the devices would not do: on CPUs it runs beside the step under way and meets its sums.
     """
 
     def __init__(self):
+        self._several = jax.process_count() > 1
         self._asked = threading.Event()
+        self._polls = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not self._several:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
@@ -36,6 +39,10 @@ class Preemption:
     def asked(self) -> bool:
         """Returns whether this process, or any other of the run, was told to stop.
 
-        With several processes all of them have to call it at the same point.
+        With several processes all of them have to call it equally often.
         """
-        return any_process(self._asked.is_set()) if jax.process_count() > 1 else self._asked.is_set()
+        if self._several and not self._asked.is_set():
+            self._polls += 1
+            if multihost_utils.reached_preemption_sync_point(self._polls):
+                self._asked.set()
+        return self._asked.is_set()

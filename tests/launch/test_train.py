@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from celltrack_jax.data import prepare, sources, synthetic
@@ -81,5 +84,35 @@ def test_every_program_of_a_run_with_evaluations_compiles_once(store, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [10, 20]
     assert {row["step"] for row in rows if row["kind"] == "train"} == {4, 9, 10, 14, 19, 20}
-    again = train(*run, JAX_LOG_COMPILES="1")
+    again = train(*run)
     assert "resumed at step 20 of 20" in again.stdout
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+def test_two_process_launch_equals_one(store, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = [
+        f"--config={TINY}", f"--config.data.store={store}",
+        "--config.train.steps=10", "--config.train.log_every=1",
+    ]  # fmt: skip
+    alone = train(*run, f"--workdir={tmp_path / 'one'}")
+    assert alone.returncode == 0, alone.stderr
+    pair = [f"--workdir={tmp_path / 'two'}", f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(lambda rank: train(*run, *pair, f"--process={rank}"), range(2)):
+            assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+
+
+def test_flags_of_a_cluster_that_cannot_be_are_refused():
+    done = train(
+        f"--config={TINY}", "--describe", "--coordinator=127.0.0.1:9", "--processes=2", "--process=2"
+    )
+    assert done.returncode == 1
+    assert "--process=2 is none of --processes=2" in done.stderr

@@ -20,16 +20,15 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 import jax
 
+from celltrack_jax.training import hosts, loop
+
 if "f64" in options:
     jax.config.update("jax_enable_x64", True)
 if "process" in options:
     rank, count = map(int, options["process"].split("/"))
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{options['port']}", count, rank)
+    hosts.join(hosts.from_flags(f"127.0.0.1:{options['port']}", count, rank))
 
 from toy_task import ToyTask, toy_config
-
-from celltrack_jax.training import loop
 
 config = toy_config(steps, int(options.get("batch", 8)), log_every=1)
 task = ToyTask(config, options.get("norm", "group"), dtype="float64" if "f64" in options else "float32")
