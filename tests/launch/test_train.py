@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celltrack_jax.data import prepare, sources, synthetic
+from tests import tiny_store
 
 ROOT = Path(__file__).parents[2]
 TINY = "configs/ctc/segment.py:tiny"
-SPEC = synthetic.SyntheticSpec(frames=10, shape=(96, 96), cells=8, cell_cycle_frames=12.0)
 
 
 def train(*arguments, **environment):
@@ -32,18 +31,7 @@ def train(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("movie")
-    synthetic.write_ctc(folder / "ctc", "01", synthetic.make_movie(SPEC, seed=1))
-    found = sources.open_sources(folder / "ctc", "ctc", None)
-    prepare.prepare(
-        folder / "store",
-        found,
-        layout="ctc",
-        origin="ctc",
-        spacing_um=None,
-        advance=lambda name, frames: None,
-    )
-    return folder / "store"
+    return tiny_store.make(tmp_path_factory.mktemp("movie"))
 
 
 @pytest.mark.parametrize(

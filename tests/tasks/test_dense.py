@@ -7,30 +7,18 @@ import pytest
 import tensorstore as ts
 
 from celltrack_jax import tasks
-from celltrack_jax.data import normalise, prepare, sources, synthetic
+from celltrack_jax.data import normalise
 from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import dense
 from configs.ctc import segment
-
-SPEC = synthetic.SyntheticSpec(frames=10, shape=(96, 96), cells=8, cell_cycle_frames=12.0)
+from tests import tiny_store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("movie")
-    synthetic.write_ctc(folder / "ctc", "01", synthetic.make_movie(SPEC, seed=1))
-    found = sources.open_sources(folder / "ctc", "ctc", None)
-    prepare.prepare(
-        folder / "store",
-        found,
-        layout="ctc",
-        origin="ctc",
-        spacing_um=None,
-        advance=lambda name, frames: None,
-    )
-    return folder / "store"
+    return tiny_store.make(tmp_path_factory.mktemp("movie"))
 
 
 @pytest.fixture
