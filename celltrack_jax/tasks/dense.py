@@ -279,7 +279,7 @@ def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
     """Scales the signal about the background and adds the noise that scaling took away.
 
     Args:
-      image: (C, Z, Y, X) float32 counts.
+      image: (C, Z, Y, X) counts; integers are rounded again, which in 8 bits is most of the noise.
       contrast: factor; 1 changes nothing.
       seed: of the added noise.
 
@@ -287,13 +287,15 @@ def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
       (C, Z, Y, X) float32 with the background's noise as before and the signal `contrast` times as strong.
     """
     if contrast == 1:
-        return image
+        return image.astype(np.float32)
     axes = (1, 2, 3)
+    counts, image = image.dtype.kind in "iu", image.astype(np.float32)
     background = np.median(image, axes, keepdims=True)
     # The spread of the darker half is the background's noise: cells are brighter than it.
     noise = (background - np.percentile(image, 15.9, axes, keepdims=True)) * math.sqrt(1 - contrast**2)
     random = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-    return background + contrast * (image - background) + noise * random
+    dim = background + contrast * (image - background) + noise * random
+    return np.rint(dim) if counts else dim
 
 
 def _measures(
@@ -332,7 +334,7 @@ def _normalised(
     if contrast == 1:
         image = np.asarray(sequence.image[(t, slice(None), *window)].read().result())
         return normalise.normalise(image, sequence.percentiles[t])
-    frame = less_contrast(np.asarray(sequence.image[t].read().result(), np.float32), contrast, seed=t)
+    frame = less_contrast(np.asarray(sequence.image[t].read().result()), contrast, seed=t)
     return normalise.normalise(frame[(slice(None), *window)], normalise.percentiles(frame))
 
 

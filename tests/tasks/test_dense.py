@@ -121,7 +121,7 @@ def test_evaluation_sees_frames_scaled_as_training_does(task):
     image = np.asarray(sequence.image[3].read().result())
     expected = normalise.normalise(image, sequence.percentiles[3])[(slice(None), *window)]
     np.testing.assert_array_equal(dense._normalised(sequence, 3, window, 1.0), expected)
-    dim = dense.less_contrast(image.astype(np.float32), 0.25, seed=3)
+    dim = dense.less_contrast(image, 0.25, seed=3)
     expected = normalise.normalise(dim, normalise.percentiles(dim))[(slice(None), *window)]
     np.testing.assert_array_equal(dense._normalised(sequence, 3, window, 0.25), expected)
 
@@ -221,6 +221,10 @@ def test_less_contrast_keeps_the_background_noise():
     assert dim[..., :50, :50].std() == pytest.approx(5, rel=0.05)
     assert dim[..., 60:90, 60:90].mean() - dim[..., :50, :50].mean() == pytest.approx(20, rel=0.05)
     np.testing.assert_array_equal(dense.less_contrast(image, 1.0, seed=1), image)
+    coarse = dense.less_contrast(
+        np.full((1, 1, 9, 9), 3, np.uint8) + (np.arange(9) > 4).astype(np.uint8), 0.25, seed=1
+    )
+    assert set(np.unique(coarse)) == {3.0}, "a quarter of a grey value is lost in 8 bits"
 
 
 def test_lengths_do_not_depend_on_the_unit_of_the_spacing(task):
