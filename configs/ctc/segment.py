@@ -39,9 +39,8 @@ def get_config(arg: str = "sim") -> ConfigDict:
     if arg.startswith("demo"):
         config.train.steps, config.optimizer.warmup_steps = 400, 40
         config.train.evaluate_every = config.train.save_every = 200
-        config.evaluation.contrasts = (
-            1.0,
-        )  # 400 steps do not teach the dim movies that would choose the checkpoint
+        # So few steps do not teach dim movies, which would then choose the checkpoint.
+        config.evaluation.contrasts = (1.0,)
     if arg.startswith("tiny"):
         _shrink(config)
     return config
@@ -134,8 +133,8 @@ def _base(ndim: int) -> ConfigDict:
             "distance_loss": "smooth_l1",
             "smooth_l1_beta": 0.1,
             "foreground_threshold": 0.5,
-            # Chosen on a synthetic movie that is neither trained on nor reported: a cell that is merged with its neighbour
-            # costs more than one that is split (TRA .989; .982 with smoothing 2 and prominence 0.1).
+            # Chosen on a synthetic movie that is neither trained on nor reported: a cell merged with its neighbour costs
+            # more than one that is split (TRA .989; .982 with smoothing 2 and prominence 0.1).
             "smoothing": 1.5,
             "prominence": 0.05,
             "min_size": 20,
