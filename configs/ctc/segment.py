@@ -9,7 +9,7 @@
 | gowt1 | Fluo-N2DH-GOWT1/01 | 2,000; 32 min, likewise | SEG .91 TRA .98 |
 | hela | Fluo-N2DL-HeLa, silver truth; prepared with --allow_gaps if frames lack | 2,000 | not trained yet |
 | dsb | Data Science Bowl 2018, fluorescence | 2,000 | not trained yet |
-| demo, demo3d | what `make demo` trains | 400; 5 min in 2D | SEG .87 TRA .98, synthetic 2D |
+| demo, demo3d | what `make demo` trains | 400; 5 min in 2D | SEG .89 TRA .99, synthetic 2D |
 | tiny, tiny3d | what the tests train | 20; seconds | |
 """
 
