@@ -88,7 +88,9 @@ def test_slurm_training_over_two_nodes_equals_one_process(slurm, command, alone,
 
 def test_slurm_run_that_is_told_to_stop_goes_on_with_another_node_count(slurm, command, alone, tmp_path):
     job = start(2, "stopped", *command, f"--workdir={tmp_path}")
+    deadline = time.monotonic() + 400
     while len(losses(tmp_path)) < 10:
+        assert time.monotonic() < deadline, "the job does not train"
         assert job.poll() is None, job.communicate()[1][-3000:]
         time.sleep(0.2)
     assert call("scancel", "--signal=TERM", "--name=stopped").returncode == 0
