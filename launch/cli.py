@@ -81,6 +81,8 @@ def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -
         _fail(str(error), 1)
     except flags.Error as error:
         _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command continues", 130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); point stdout elsewhere so that exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,6 +42,7 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
       InputError: the config does not fit the devices, the folder or its checkpoints, or the loss is not finite.
     """
     mesh = meshes.make_mesh(config.mesh.space, config.data.batch_size, devices or jax.devices())
+    dataset = task.train_data((jax.process_index(), jax.process_count()))
     if jax.process_index() == 0:
         save_config(workdir, config)
     model = FunctionalModel(task.model)
@@ -64,7 +65,7 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
         preemption = stack.enter_context(Preemption())
         if saved is not None:
             log.say(f"resumed at step {saved} of {config.train.steps}")
-        batches = _batches(task, config, saved or 0)  # they are read while the step compiles
+        batches = _batches(dataset, config, saved or 0)  # they are read while the step compiles
         start = time.perf_counter()
         step = compile_step(task, model, optimizer, mesh, config)
         log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
@@ -189,9 +190,8 @@ class _Loop:
         )
 
 
-def _batches(task: Task, config: Config, done: int) -> grain.DatasetIterator:
+def _batches(dataset: grain.MapDataset, config: Config, done: int) -> grain.DatasetIterator:
     """The batches of this process from step `done` on: the step number is the whole state of the data."""
-    dataset = task.train_data((jax.process_index(), jax.process_count()))
     options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
     iterator = iter(dataset.to_iter_dataset(options))
     iterator.set_state({"next_index": done})

@@ -1,6 +1,6 @@
 """A U-Net that segments Cell Tracking Challenge data: foreground and distance, cells by seeded watershed.
 
-    python -m launch.prepare --source=<data set folder> --store=stores/sim
+    python -m launch.prepare --source=<data set folder> --sequences=01 --store=stores/sim
     python -m launch.train --config=configs/ctc/segment.py:sim --workdir=runs/sim --config.data.store=stores/sim
 
 | argument | data | steps, time on two CPU cores | measured on held-out frames |
