@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for 
     from celltrack_jax.inference.segment import Settings
     from celltrack_jax.tasks import SegmentationTask
 
+flags.adopt_module_key_flags(linking)
 SEGMENTER = flags.DEFINE_string("segmenter", None, "work folder of a launch.train run")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest, or a step")
 TILE = flags.DEFINE_list(

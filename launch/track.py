@@ -18,6 +18,7 @@ from celltrack_jax.io import ctc
 from celltrack_jax.tracking import links
 from launch import cli, linking
 
+flags.adopt_module_key_flags(linking)
 MASKS = flags.DEFINE_string("masks", None, "folder of label masks, one tif per frame")
 flags.mark_flags_as_required(["masks", "output"])
 
