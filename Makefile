@@ -7,19 +7,14 @@ RUN := $(VENV)/bin/python
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 1
 
-.PHONY: demo test test-fast lint lock setup bench-setup clean
+.PHONY: demo test lint lock setup bench-setup clean
 
 demo: setup  ## Trains, tracks and scores: the embedded synthetic movie, or DATA=<CTC data set folder>.
 	$(RUN) -m launch.demo $(if $(DATA),--data="$(DATA)")
 
 # One process per core; a file's tests stay together, because they share what is slow to make.
-TEST := $(RUN) -m pytest --numprocesses=auto --dist=loadfile
-
 test: setup  ## The tests; .ci/run calls this.
-	$(TEST) $(ARGS)
-
-test-fast: setup
-	$(TEST) -m "not slow" $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

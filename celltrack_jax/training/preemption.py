@@ -13,7 +13,7 @@ class Preemption:
 
     A second signal ends the process the usual way. Of several processes any one may get the SIGTERM: jax's
     preemption service, which catches it from `jax.distributed.initialize` on, then names a poll at which all of them
-    stop. A collective on the devices would not do: on CPUs it runs beside the step under way and meets its sums.
+    stop. A collective on the devices would wait, at every poll, for the step under way.
     """
 
     def __init__(self):
