@@ -1,4 +1,4 @@
-"""What all mains share: exit status 0 done, 1 the input is bad (one line), 2 wrong flags."""
+"""What all mains share: exit status 0 done, 1 the input is bad (one line), 2 wrong flags, 75 told to stop."""
 
 import os
 import sys
@@ -9,6 +9,10 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from celltrack_jax.errors import InputError
+
+STOPPED = 75
+"""Exit status of a command that was told to stop (SIGTERM) and saved what it had done: start it again to go on. It is
+EX_TEMPFAIL of sysexits.h; scripts requeue on it."""
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, positional: bool = False) -> None:

@@ -4,7 +4,6 @@ python -m launch.train --config=configs/ctc/segment.py:sim --workdir=runs/sim --
 python -m launch.train --config=configs/ctc/segment.py:sim --describe
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,18 +15,14 @@ from ml_collections import ConfigDict, config_flags
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import hosts, loop, mesh, rules
+from celltrack_jax.training import loop, mesh, rules
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
-from launch import cli
+from launch import cli, cluster
 
+flags.adopt_module_key_flags(cluster)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, <file>[:argument]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, metrics")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, for several processes without SLURM"
-)
-_PROCESSES = flags.DEFINE_integer("processes", 1, "how many there are, with --coordinator", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", 0, "which one this is, from 0, with --coordinator", lower_bound=0)
 _DESCRIBE = flags.DEFINE_boolean(
     "describe", False, "print parameters, batch and cost of a step; train nothing"
 )
@@ -44,22 +39,14 @@ def main(argv: Sequence[str]) -> int:
     if not isinstance(config, ConfigDict):  # the library puts off its error until a key is read
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         raise flags.ValidationError(f"--config={path} cannot be read: give the path of a config file")
-    hosts.join(_cluster())
+    cluster.join()
     task = tasks.build(config)
     if _DESCRIBE.value:
         describe(task, config)
         return 0
     if not _WORKDIR.value:
         raise flags.ValidationError("--workdir=<folder> is needed (or --describe)")
-    loop.train(task, config, Path(_WORKDIR.value))
-    return 0
-
-
-def _cluster() -> hosts.Cluster | None:
-    """Returns the processes of this run, from flags or from SLURM; None for one."""
-    if _COORDINATOR.value is None:
-        return hosts.from_slurm(os.environ)
-    return hosts.from_flags(_COORDINATOR.value, int(_PROCESSES.value or 1), int(_PROCESS.value or 0))
+    return 0 if loop.train(task, config, Path(_WORKDIR.value)) else cli.STOPPED
 
 
 def describe(task: tasks.Task, config: Config) -> None:

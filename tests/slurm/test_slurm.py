@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch import cli
 from tests import tiny_store
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +63,9 @@ def start(nodes: int, name: str, *command: str) -> subprocess.Popen:
     )
 
 
-def finish(job: subprocess.Popen) -> str:
+def finish(job: subprocess.Popen, status: int = 0) -> str:
     out, err = job.communicate(timeout=400)
-    assert job.returncode == 0, err[-3000:]
+    assert job.returncode == status, err[-3000:]
     return out
 
 
@@ -94,7 +95,7 @@ def test_slurm_run_that_is_told_to_stop_goes_on_with_another_node_count(slurm, c
         assert job.poll() is None, job.communicate()[1][-3000:]
         time.sleep(0.2)
     assert call("scancel", "--signal=TERM", "--name=stopped").returncode == 0
-    assert f"of {STEPS}; the same command continues" in finish(job)
+    assert f"of {STEPS}; the same command continues" in finish(job, cli.STOPPED)
     stopped = len(losses(tmp_path))
     assert 10 <= stopped < STEPS
     assert f"resumed at step {stopped} of {STEPS}" in finish(

@@ -1,0 +1,28 @@
+"""Flags of the mains that run on several processes, and how these find each other."""
+
+import os
+
+from absl import flags
+
+from celltrack_jax.training import hosts
+
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, for several processes that nothing else (SLURM, ...) started"
+)
+PROCESSES = flags.DEFINE_integer("processes", 1, "how many there are, with --coordinator", lower_bound=1)
+PROCESS = flags.DEFINE_integer("process", 0, "which one this is, from 0, with --coordinator", lower_bound=0)
+
+
+def join() -> None:
+    """Connects this process with the others of its run; to be called before anything else touches a device.
+
+    Raises:
+      InputError: flags or environment describe no run, or the others are not found.
+    """
+    hosts.join(_cluster())
+
+
+def _cluster() -> hosts.Cluster | None:
+    if COORDINATOR.value is None:
+        return hosts.from_slurm(os.environ)
+    return hosts.from_flags(COORDINATOR.value, int(PROCESSES.value or 1), int(PROCESS.value or 0))
