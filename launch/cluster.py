@@ -7,7 +7,9 @@ from absl import flags
 from celltrack_jax.training import hosts
 
 COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, for several processes that nothing else (SLURM, ...) started"
+    "coordinator",
+    None,
+    "host:port of process 0, for several processes that nothing else (SLURM, ...) started",
 )
 PROCESSES = flags.DEFINE_integer("processes", 1, "how many there are, with --coordinator", lower_bound=1)
 PROCESS = flags.DEFINE_integer("process", 0, "which one this is, from 0, with --coordinator", lower_bound=0)
