@@ -73,17 +73,17 @@ def from_open_mpi(environment: Mapping[str, str]) -> Cluster | None:
     coordinator = environment.get("JAX_COORDINATOR_ADDRESS")
     if coordinator is None:
         # Up to version 4: "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", the addresses of mpirun's node.
-        found = re.match(r"(\d+)\..*?;tcp6?://\[?([^,:\]]+)", environment.get("OMPI_MCA_orte_hnp_uri", ""))
+        uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
+        found = re.match(r"(\d+)\..*?;(?:tcp://([^,:]+)|tcp6://(\[[^,\]]+))", uri)
         if found is None:
             raise InputError(
                 "Open MPI 5 does not tell its tasks where process 0 runs: start "
                 "mpirun -x JAX_COORDINATOR_ADDRESS=<first host>:12345 ..."
             )
-        coordinator = f"{found[2]}:{61440 + int(found[1]) // 4096 % 4096}"
-    here, local = (
-        int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"]),
-        int(environment["OMPI_COMM_WORLD_LOCAL_RANK"]),
-    )
+        host = found[2] or f"{found[3]}]"
+        coordinator = f"{host}:{61440 + int(found[1]) // 4096 % 4096}"
+    here = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    local = int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])
     devices = _visible(environment, here, local)
     return Cluster(coordinator, tasks, int(environment["OMPI_COMM_WORLD_RANK"]), devices, "Open MPI")
 
