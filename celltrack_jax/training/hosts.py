@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+from jax._src import distributed
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops import cpu
@@ -17,6 +18,8 @@ TIMEOUT_S = 120
 """For all processes to come together."""
 HEARTBEAT_S = 30
 """After so long without a sign of life a process counts as dead, and the others end."""
+
+_TOLD = "celltrack/told"
 
 
 class Cluster(NamedTuple):
@@ -116,6 +119,36 @@ def join(cluster: Cluster | None) -> None:
             f"{cluster.coordinator} within {TIMEOUT_S} s ({reason}): check that process 0 runs, and that its port "
             "can be reached from here"
         ) from error
+
+
+def barrier(name: str, timeout_s: float) -> None:
+    """Waits until all processes of the run are here; returns at once where there is only one.
+
+    Args:
+      name: of this place; a run comes to it once.
+      timeout_s: how long to wait.
+
+    Raises:
+      jax.errors.JaxRuntimeError: not all came, or one of them is dead.
+    """
+    client = distributed.global_state.client
+    if client is not None:
+        client.wait_at_barrier(name, int(timeout_s * 1000))
+
+
+def tell(what: str) -> None:
+    """Tells all processes of the run, this one included."""
+    client = distributed.global_state.client
+    if client is not None:
+        client.key_value_set(
+            f"{_TOLD}/{what}/{distributed.global_state.process_id}", "", allow_overwrite=True
+        )
+
+
+def told(what: str) -> bool:
+    """Returns whether any process of the run has told so; a question to process 0 over the network."""
+    client = distributed.global_state.client
+    return client is not None and bool(client.key_value_dir_get(f"{_TOLD}/{what}/"))
 
 
 def _share(visible: int, tasks: int, local: int) -> tuple[int, ...]:

@@ -254,8 +254,8 @@ def test_a_task_that_does_not_segment_is_refused(flat):
     assert isinstance(tasks.build(checkpoint.load_config(flat)), tasks.SegmentationTask)
     # A main of its own, because flags of all mains would meet in this process.
     script = (
-        "from pathlib import Path; from celltrack_jax import tasks; from launch import predict; "
-        f"tasks.build = lambda config: object(); predict.restore(Path({str(flat)!r}), 'best')"
+        "from pathlib import Path; from celltrack_jax import tasks; from launch import segmenter; "
+        f"tasks.build = lambda config: object(); segmenter.restore(Path({str(flat)!r}), 'best', 1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
