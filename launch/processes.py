@@ -1,5 +1,6 @@
-"""Processes that share the work of one command: each hears of a SIGTERM to any of them, and they meet on the way."""
+"""Processes that share the work of one command: they meet on the way, and one that stops or fails stops them all."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -13,11 +14,15 @@ from celltrack_jax.training.preemption import Preemption
 from launch import cluster
 
 _POLL_S = 1.0
-"""Between two questions to process 0 whether any process was told to stop."""
+"""Between two questions to process 0 whether any process stops or failed."""
 _LOOK_S = 0.2
 _LONG_S = 30 * 24 * 3600.0
 """Some may have far more work than others; what dies is noticed by itself."""
-_STOP, _FINISHED = "stop", "finished"
+_STOP, _FAILED, _FINISHED = "stop", "failed", "finished"
+
+
+class _OtherFailedError(InputError):
+    """Another process said that it failed."""
 
 
 class Processes:
@@ -40,19 +45,26 @@ class Processes:
         self._preemption.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._preemption.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._preemption.__exit__(kind, error, trace)
+        if error is not None and not isinstance(error, _OtherFailedError):
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be dead
+                hosts.tell(_FAILED, str(error) or type(error).__name__)
 
     def asked(self) -> bool:
-        """Returns whether this process, or about a second ago another one, was told to stop; for any thread."""
-        if self._stopped:
-            return True
-        if self._preemption.asked():
+        """Returns whether this process, or about a second ago another one, was told to stop; for any thread.
+
+        Raises:
+          InputError: another process failed.
+        """
+        if not self._stopped and self._preemption.asked():
             hosts.tell(_STOP)
             self._stopped = True
-        elif self.count > 1 and time.monotonic() - self._looked > _POLL_S:
+        if self.count > 1 and time.monotonic() - self._looked > _POLL_S:
             self._looked = time.monotonic()
-            self._stopped = hosts.told(_STOP)
+            self._stopped = self._stopped or bool(hosts.told(_STOP))
+            for process, message in hosts.told(_FAILED).items():
+                raise _OtherFailedError(f"process {process} of {self.count} failed: {message}")
         return self._stopped
 
     def finish(self) -> None:
@@ -62,7 +74,7 @@ class Processes:
 
     def finished(self) -> bool:
         """Returns whether this or another process has told so."""
-        return self._finished or hosts.told(_FINISHED)
+        return self._finished or bool(hosts.told(_FINISHED))
 
     def meet(self, where: str) -> None:
         """Waits for the other processes, and goes on hearing of SIGTERM and ctrl-C.

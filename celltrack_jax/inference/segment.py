@@ -97,14 +97,6 @@ class KeptTiles(Protocol):
         ...
 
 
-class _NoTiles:
-    def read(self, *_: Any) -> None:
-        return None
-
-    def keep(self, *_: Any) -> None:
-        return None
-
-
 def segment_movie(
     read_frame: Callable[[int], np.ndarray],
     frames: Iterable[int],
@@ -137,7 +129,6 @@ def segment_movie(
     """
     network = symmetry.averaged(apply, settings.symmetries)
     loaded = threads.mapped(lambda frame: load(read_frame, frame), frames, settings.threads)
-    kept = kept or _NoTiles()
     prepared = threads.ahead(batches(loaded, settings, kept, stop), 2)
     results = _results(prepared, network, sharding)
     predictions = threads.ahead(_assembled(results, kept, settings.memory_bytes, scratch), 1)
@@ -174,8 +165,8 @@ def batches(
     Raises:
       InputError: frames differ in shape.
     """
-    kept = kept or _NoTiles()
-    tiling, image, places, used = None, None, [], 0
+    image, used, places = None, 0, []
+    tiling = None
     first, shape = -1, ()
     for frame, pixels, percentiles in loaded:
         if tiling is None:
@@ -189,8 +180,9 @@ def batches(
         for position in tiling.positions():
             if stop():
                 return
-            places.append(Place(frame, position, kept.read(frame, position, tiling.tile)))
-            if places[-1].kept is None:
+            known = kept.read(frame, position, tiling.tile) if kept else None
+            places.append(Place(frame, position, known))
+            if known is None:
                 if image is None:
                     image = np.zeros((settings.batch, *tiling.tile, len(pixels)), np.float32)
                 tile = normalise.normalise(tiles.cut(pixels, tiling, position), percentiles)
@@ -237,7 +229,7 @@ def _explained(function: Callable[[Any], Any], argument: Any) -> Any:
 
 def _assembled(
     results: Iterable[tuple[Batch, np.ndarray]],
-    kept: KeptTiles,
+    kept: KeptTiles | None,
     memory_bytes: int,
     scratch: Path | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -247,7 +239,7 @@ def _assembled(
         computed = iter(output)
         for frame, position, known in batch.places:
             prediction = next(computed) if known is None else known
-            if known is None:
+            if known is None and kept:
                 kept.keep(frame, position, prediction)
             if frame not in whole:
                 shape = (*batch.tiling.size, prediction.shape[-1])

@@ -136,19 +136,26 @@ def barrier(name: str, timeout_s: float) -> None:
         client.wait_at_barrier(name, int(timeout_s * 1000))
 
 
-def tell(what: str) -> None:
-    """Tells all processes of the run, this one included."""
+def tell(what: str, message: str = "") -> None:
+    """Tells all processes of the run, this one included.
+
+    Args:
+      what: they can ask for.
+      message: one line about it.
+    """
     client = distributed.global_state.client
     if client is not None:
-        client.key_value_set(
-            f"{_TOLD}/{what}/{distributed.global_state.process_id}", "", allow_overwrite=True
-        )
+        key = f"{_TOLD}/{what}/{distributed.global_state.process_id}"
+        client.key_value_set(key, message, allow_overwrite=True)
 
 
-def told(what: str) -> bool:
-    """Returns whether any process of the run has told so; a question to process 0 over the network."""
+def told(what: str) -> dict[int, str]:
+    """Returns process -> message of those that told so; a question to process 0 over the network."""
     client = distributed.global_state.client
-    return client is not None and bool(client.key_value_dir_get(f"{_TOLD}/{what}/"))
+    if client is None:
+        return {}
+    found = client.key_value_dir_get(f"{_TOLD}/{what}/")
+    return {int(key.rpartition("/")[2]): message for key, message in found}
 
 
 def _share(visible: int, tasks: int, local: int) -> tuple[int, ...]:

@@ -33,14 +33,6 @@ def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str
 
 
 @pytest.fixture(scope="module")
-def flat(tmp_path_factory) -> Path:
-    """A 2D work folder."""
-    folder = tmp_path_factory.mktemp("flat")
-    untrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def deep(tmp_path_factory) -> Path:
     """A 3D work folder."""
     folder = tmp_path_factory.mktemp("deep")
