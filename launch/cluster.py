@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-if TYPE_CHECKING:  # what needs no cluster shall not wait for jax to load
+from launch import cli
+
+if TYPE_CHECKING:  # a wrong path is reported without waiting for jax to load
     from celltrack_jax.training import hosts
 
 COORDINATOR = flags.DEFINE_string(
@@ -17,30 +19,26 @@ PROCESSES = flags.DEFINE_integer("processes", 1, "how many there are, with --coo
 PROCESS = flags.DEFINE_integer("process", 0, "which one this is, from 0, with --coordinator", lower_bound=0)
 
 
-def join() -> None:
+def join(*, stop_together: bool = True) -> None:
     """Connects this process with the others of its run; to be called before anything else touches a device.
+
+    Args:
+      stop_together: as of `hosts.join`.
 
     Raises:
       InputError: flags or environment describe no run, or the others are not found.
     """
-    from celltrack_jax.training import hosts
+    from celltrack_jax.training import hosts, peers
 
-    hosts.join(_cluster())
-
-
-def first() -> bool:
-    """Returns whether this is process 0; connects with nobody.
-
-    Raises:
-      InputError: flags or environment describe no run.
-    """
-    cluster = _cluster()
-    return cluster is None or cluster.process == 0
+    hosts.join(_cluster(), stop_together=stop_together)
+    run = peers.of_this_run()
+    if run is not None:
+        cli.ON_FAILURE.append(run.fail)
 
 
 def _cluster() -> "hosts.Cluster | None":
     from celltrack_jax.training import hosts
 
     if COORDINATOR.value is None:
-        return hosts.from_slurm(os.environ)
+        return hosts.from_environment(os.environ)
     return hosts.from_flags(COORDINATOR.value, int(PROCESSES.value or 1), int(PROCESS.value or 0))

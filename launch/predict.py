@@ -69,23 +69,23 @@ def main(_: Sequence[str]) -> int:
     allow_gaps = bool(linking.ALLOW_GAPS.value)
     frames = movies.chosen_frames(movie.frames, str(linking.FRAMES.value), allow_gaps, movie.path)
     linking.check_linker()
-    with contextlib.ExitStack() as context:
-        watch = linking.watch
-        if not cluster.first():
-            nowhere = context.enter_context(Path(os.devnull).open("w"))
-            context.enter_context(contextlib.redirect_stdout(nowhere))
-            watch = _silent
-        spacing, known = linking.spacing(movie.spacing_um, movie.spacing_known, movie.shape[1], movie.path)
-        movie = movie._replace(frames=frames, spacing_um=spacing, spacing_known=known)
-        return _predict(movie, output, watch)
+    return _predict(movie._replace(frames=frames), output)
 
 
-def _predict(movie: movies.Movie, output: Path, watch: Watch) -> int:
+def _predict(movie: movies.Movie, output: Path) -> int:
     from launch import segmenter as segmenters
     from launch.processes import Processes
 
     workdir = Path(str(SEGMENTER.value))
-    with Processes() as processes:
+    with contextlib.ExitStack() as context:
+        processes = context.enter_context(Processes())
+        watch = linking.watch
+        if processes.index > 0:
+            nowhere = context.enter_context(Path(os.devnull).open("w"))
+            context.enter_context(contextlib.redirect_stdout(nowhere))
+            watch = _silent
+        spacing, known = linking.spacing(movie.spacing_um, movie.spacing_known, movie.shape[1], movie.path)
+        movie = movie._replace(spacing_um=spacing, spacing_known=known)
         segmenter = segmenters.restore(workdir, str(CHECKPOINT.value), int(SPACE.value or 1))
         linker = linking.linker(segmenter.tracking, f"config.tracking ({workdir}/config.json)")
         movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)

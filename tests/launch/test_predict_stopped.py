@@ -24,7 +24,7 @@ TILES = 36
 @pytest.fixture
 def movie(tmp_path) -> Path:
     """Frames of many tiles in <tmp_path>/01."""
-    write_masks(tmp_path / "01", "t", images(range(FRAMES), (192, 192)))
+    write_masks(tmp_path / "01", "t", images(range(FRAMES), (112, 112)))
     return tmp_path / "01"
 
 
