@@ -139,7 +139,12 @@ def segment(
     start = time.perf_counter()
     own = sorted(set(todo).intersection(movie.frames[processes.index :: processes.count]))
     with contextlib.closing(TileFolder(folder / TILES, movie.changed_ns)) as kept:
-        labelled = segmentation.segment_movie(
+
+        def write(frame: int, labels: np.ndarray) -> None:
+            masks.write(frame, labels)
+            kept.remove(frame)
+
+        for _ in segmentation.segment_movie(
             movie.read,
             watch("segmenting", own),
             segmenter.apply,
@@ -149,14 +154,9 @@ def segment(
             sharding=segmenter.sharding,
             scratch=folder,
             kept=kept,
+            done=write,
             stop=processes.asked,
-        )
-
-        def write(frame: int, labels: np.ndarray) -> None:
-            masks.write(frame, labels)
-            kept.remove(frame)
-
-        for _ in threads.mapped(lambda one: write(*one), labelled, settings.threads):
+        ):
             pass
     processes.meet("segmented")
     if not processes.asked():

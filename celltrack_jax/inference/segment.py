@@ -108,6 +108,7 @@ def segment_movie(
     sharding: jax.sharding.Sharding | None = None,
     scratch: Path | None = None,
     kept: KeptTiles | None = None,
+    done: Callable[[int, np.ndarray], None] = lambda frame, labels: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, np.ndarray]]:
     """Yields (frame, labels (*S) int32) in the order of the frames.
@@ -122,6 +123,8 @@ def segment_movie(
       sharding: of a batch over devices; None uses the default device.
       scratch: folder for predictions that do not fit into memory; None is the system's.
       kept: where predictions of tiles are found and kept, if anywhere.
+      done: called with each frame and its labels as soon as they are there, in threads. What is yielded comes later:
+        when the next frames are predicted.
       stop: asked before each tile, in a thread; once it is true only frames whose tiles are all predicted follow.
 
     Raises:
@@ -134,7 +137,9 @@ def segment_movie(
     predictions = threads.ahead(_assembled(results, kept, settings.memory_bytes, scratch), 1)
 
     def decode(prediction: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
-        return prediction[0], representation.decode(prediction[1], spacing)
+        frame, labels = prediction[0], representation.decode(prediction[1], spacing)
+        done(frame, labels)
+        return frame, labels
 
     yield from threads.mapped(decode, predictions, settings.threads)
 
