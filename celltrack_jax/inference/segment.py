@@ -185,7 +185,7 @@ def batches(
         for position in tiling.positions():
             if stop():
                 return
-            known = kept.read(frame, position, tiling.tile) if kept else None
+            known = kept.read(frame, position, tiling.tile) if kept is not None else None
             places.append(Place(frame, position, known))
             if known is None:
                 if image is None:
@@ -244,7 +244,7 @@ def _assembled(
         computed = iter(output)
         for frame, position, known in batch.places:
             prediction = next(computed) if known is None else known
-            if known is None and kept:
+            if known is None and kept is not None:
                 kept.keep(frame, position, prediction)
             if frame not in whole:
                 shape = (*batch.tiling.size, prediction.shape[-1])
