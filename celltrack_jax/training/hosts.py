@@ -153,6 +153,12 @@ def join(cluster: Cluster | None, *, stop_together: bool = True) -> None:
     cpu.run_collectives_in_order()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", stop_together)
+    nobody = (
+        f"process {cluster.process} of {cluster.processes} ({cluster.origin}) found no run at {cluster.coordinator} "
+        f"within {TIMEOUT_S} s: check that process 0 runs, that its port can be reached from here, and that all "
+        "processes were started"
+    )
+    peers.on_abort(lambda: nobody)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -163,12 +169,7 @@ def join(cluster: Cluster | None, *, stop_together: bool = True) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"process {cluster.process} of {cluster.processes} ({cluster.origin}) found no run at "
-            f"{cluster.coordinator} within {TIMEOUT_S} s ({reason}): check that process 0 runs, that its port can be "
-            "reached from here and is not taken, and that all processes were started"
-        ) from error
+        raise InputError(f"{nobody} ({' '.join(str(error).split())[:160]})") from error
     peers.watch()
 
 

@@ -2,7 +2,8 @@
 
 Options: devices=N,M,... a run on as many virtual devices each, in WORKDIR/on_N where there are several; process=I/N
 with port=P for several processes; norm=...; batch=...; f64=1; kill_at=STEP ends the process with kill -9 when it
-evaluates at that step; term_at=STEP sends it SIGTERM there. Prints whether the run is complete as JSON.
+evaluates at that step; term_at=STEP sends it SIGTERM there; fail_at=STEP ends it with an error.
+Prints whether the run is complete as JSON.
 """
 
 import json
@@ -20,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 import jax
 
-from celltrack_jax.training import hosts, loop
+from celltrack_jax.training import hosts, loop, peers
 
 if "f64" in options:
     jax.config.update("jax_enable_x64", True)
@@ -39,6 +40,9 @@ def interrupt() -> None:
     at = 3 * (len(task.evaluations) + 1)
     if at == int(options.get("kill_at", -1)):
         os.kill(os.getpid(), signal.SIGKILL)
+    run = peers.of_this_run()
+    if at == int(options.get("fail_at", -1)) and run is not None:
+        run.fail("frame 7 is truncated", 1)
     if at == int(options.get("term_at", -1)):
         os.kill(os.getpid(), signal.SIGTERM)
 
