@@ -33,14 +33,6 @@ def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str
 
 
 @pytest.fixture(scope="module")
-def flat(tmp_path_factory) -> Path:
-    """A 2D work folder."""
-    folder = tmp_path_factory.mktemp("flat")
-    untrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def deep(tmp_path_factory) -> Path:
     """A 3D work folder."""
     folder = tmp_path_factory.mktemp("deep")
@@ -254,8 +246,8 @@ def test_a_task_that_does_not_segment_is_refused(flat):
     assert isinstance(tasks.build(checkpoint.load_config(flat)), tasks.SegmentationTask)
     # A main of its own, because flags of all mains would meet in this process.
     script = (
-        "from pathlib import Path; from celltrack_jax import tasks; from launch import predict; "
-        f"tasks.build = lambda config: object(); predict.restore(Path({str(flat)!r}), 'best')"
+        "from pathlib import Path; from celltrack_jax import tasks; from launch import segmenter; "
+        f"tasks.build = lambda config: object(); segmenter.restore(Path({str(flat)!r}), 'best', 1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
