@@ -28,8 +28,9 @@ def join(*, stop_together: bool = True) -> None:
     Raises:
       InputError: flags or environment describe no run, or the others are not found.
     """
-    from celltrack_jax.training import hosts, peers
+    from celltrack_jax.training import hosts, peers, programs
 
+    programs.keep_compiled()
     hosts.join(_cluster(), stop_together=stop_together)
     run = peers.of_this_run()
     if run is not None:
