@@ -115,7 +115,7 @@ class ToyTask:
         noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys)
         outputs, stats = apply(batch["image"] + 0.1 * noise)
         error = jnp.mean((outputs["copy"] - batch["image"]) ** 2)
-        return error, stats, {"error": error}
+        return error, stats, {"error": error, "samples": jnp.sum(batch["sample"] ** 2)}
 
     def evaluate(self, model, variables, stop):
         """Scores one fixed batch."""
