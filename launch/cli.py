@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,9 @@ from celltrack_jax.errors import InputError
 STOPPED = 75
 """Exit status of a command that was told to stop (SIGTERM) and saved what it had done: start it again to go on. It is
 EX_TEMPFAIL of sysexits.h; scripts requeue on it."""
+
+ON_FAILURE: list[Callable[[str, int], object]] = []
+"""Called with the message and the exit status before a command fails: how the other processes of a run learn of it."""
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, positional: bool = False) -> None:
@@ -90,9 +94,17 @@ def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -
     except BrokenPipeError:
         # The reader of our output went away (`| head`); point stdout elsewhere so that exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if ON_FAILURE:  # the others would wait for this process
+            traceback.print_exc()
+            _fail(f"{type(error).__name__}: {error}", 1)
+        raise
     return None
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    message = " ".join(message.split())
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    for tell in ON_FAILURE:
+        tell(message, status)
     raise SystemExit(status)

@@ -4,7 +4,8 @@ import os
 
 from absl import flags
 
-from celltrack_jax.training import hosts
+from celltrack_jax.training import hosts, peers
+from launch import cli
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -15,16 +16,22 @@ PROCESSES = flags.DEFINE_integer("processes", 1, "how many there are, with --coo
 PROCESS = flags.DEFINE_integer("process", 0, "which one this is, from 0, with --coordinator", lower_bound=0)
 
 
-def join() -> None:
+def join(*, stop_together: bool = True) -> None:
     """Connects this process with the others of its run; to be called before anything else touches a device.
+
+    Args:
+      stop_together: as of `hosts.join`.
 
     Raises:
       InputError: flags or environment describe no run, or the others are not found.
     """
-    hosts.join(_cluster())
+    hosts.join(_cluster(), stop_together=stop_together)
+    run = peers.of_this_run()
+    if run is not None:
+        cli.ON_FAILURE.append(run.fail)
 
 
 def _cluster() -> hosts.Cluster | None:
     if COORDINATOR.value is None:
-        return hosts.from_slurm(os.environ)
+        return hosts.from_environment(os.environ)
     return hosts.from_flags(COORDINATOR.value, int(PROCESSES.value or 1), int(PROCESS.value or 0))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import loop, mesh, rules
+from celltrack_jax.training import loop, memory, mesh, rules
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
 from launch import cli, cluster, on
@@ -25,6 +25,7 @@ flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(on)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, <file>[:argument]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, metrics")
+_PROFILE = flags.DEFINE_string("profile", "", "first:last step of a profiler trace, <workdir>/profile")
 _DESCRIBE = flags.DEFINE_boolean(
     "describe", False, "print parameters, batch and cost of a step; train nothing"
 )
@@ -52,7 +53,17 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not _WORKDIR.value:
         raise flags.ValidationError("--workdir=<folder> is needed (or --describe)")
-    return 0 if loop.train(task, config, Path(_WORKDIR.value)) else cli.STOPPED
+    done = loop.train(task, config, Path(_WORKDIR.value), profile=_profiled_steps())
+    return 0 if done else cli.STOPPED
+
+
+def _profiled_steps() -> tuple[int, int] | None:
+    if not _PROFILE.value:
+        return None
+    first, colon, last = _PROFILE.value.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+        raise flags.ValidationError(f"--profile={_PROFILE.value} is no range of steps: write --profile=10:15")
+    return int(first), int(last)
 
 
 def describe(task: tasks.Task, config: Config) -> None:
@@ -68,13 +79,14 @@ def describe(task: tasks.Task, config: Config) -> None:
     print(f"{'parameters':40s} {sum(sizes.values()):>12,}")
     for key, spec in task.batch_spec().items():
         print(f"batch {key:34s} {spec.dtype} {spec.shape}")
-    devices = mesh.make_mesh(config.mesh.space, config.data.batch_size, jax.devices())
+    devices = mesh.make_mesh(
+        config.mesh.space, config.data.batch_size, jax.devices(), config.train.accumulate
+    )
     optimizer = make_optimizer(config.optimizer, config.train.steps, shapes)
     compiled = compile_step(task, model, optimizer, devices, config)
     flops, bytes_moved = loop.step_cost(compiled)
-    memory = compiled.memory_analysis()
     print(f"step: {flops / 1e9:.2f} GFLOP, {bytes_moved / 1e9:.2f} GB moved per device")
-    print(f"memory: {(memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20:.0f} MiB per device")
+    print(f"memory: {memory.needed_bytes(compiled) / 2**20:.0f} MiB per device")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 Shapes: C channels, Z Y X space.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +20,6 @@ from celltrack_jax.io import files, geff, ome_zarr
 from celltrack_jax.io.threads import mapped
 
 PARTIAL = ".partial"
-LOCK = ".lock"
-"""Stays when nobody holds it: who removed it would let two others lock a file of this name each."""
 _KEPT = "then run launch.prepare again, which continues with the sequence that it could not finish"
 _WRITING = {"file_io_sync": False}
 """An fsync took 17 to 78 ms on a busy machine, and a sequence has a dozen files. What a power failure leaves of a file
@@ -71,7 +67,8 @@ def prepare(
     """
     spacing = None if spacing_um is None else [float(size) for size in spacing_um]
     written = 0
-    with files.explained(folder, _KEPT), _locked(folder):
+    _refuse_other_files(folder)
+    with files.explained(folder, _KEPT), files.locked(folder, "launch.prepare"):
         index = {"version": store.VERSION, "format": layout, "source": origin, "spacing_um": spacing}
         _claim(folder, index, [source.name for source in sources])
         for source in sources:
@@ -85,24 +82,12 @@ def prepare(
     return written
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process from writing to the store; the system drops the lock of a process that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    foreign = {path.name for path in folder.iterdir()} - {LOCK}
+def _refuse_other_files(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    foreign = {path.name for path in folder.iterdir()} - {files.LOCK}
     if foreign and store.INDEX not in foreign:
         raise InputError(f"{folder} holds other files: give an empty or a new folder as --store")
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise InputError(f"another launch.prepare is writing {folder}: wait for it to end") from None
-        except OSError as error:
-            raise InputError(
-                f"the file system of {folder} cannot lock files ({error.strerror}): "
-                "prepare the store on another disk, and copy it"
-            ) from error
-        yield
 
 
 def _claim(folder: Path, index: dict[str, Any], names: list[str]) -> None:

@@ -2,12 +2,16 @@
 
 import contextlib
 import errno
+import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from celltrack_jax.errors import InputError
 
+LOCK = ".lock"
+"""Stays when nobody holds it: who removed it would let two others lock a file of this name each."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST),
@@ -61,6 +65,40 @@ def replace_text(path: Path, text: str, kept: str) -> None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path, command: str) -> Iterator[None]:
+    """Keeps a second process from writing to a folder; the system drops the lock of a process that dies.
+
+    Args:
+      folder: is made; gets a file `.lock` that names its holder.
+      command: that writes it, which the message names.
+
+    Raises:
+      InputError: another process holds the lock, or the file system cannot lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
+            holder = f" ({lock.read().strip() or 'unknown'})"
+            raise InputError(
+                f"another {command} is writing {folder}{holder}: wait for it to end, or give another folder"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"the file system of {folder} cannot lock files ({error.strerror}): use a folder on another disk"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def _reason(error: BaseException | None) -> str | None:

@@ -7,9 +7,11 @@ here is a `custom_vjp` whose forward and backward pass choose their lowering by 
 is compiled *for* (`lax.platform_dependent`; a program for a TPU compiled on a CPU machine gets the TPU's).
 """
 
+import contextlib
+import contextvars
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,22 @@ _BLOCK_PIXELS = 512
 With 1024, 64 to 32 channels in 3D took 157 instead of 135 ms."""
 _FEW_CHANNELS = 8
 """Below, an input is cheap beside the output, and matrices as wide as its taps are too narrow to be fast."""
+_PLAINLY = contextvars.ContextVar("plainly", default=False)
 _LAYOUTS = {2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+@contextlib.contextmanager
+def lowered_plainly() -> Iterator[None]:
+    """Traces what is inside with plain `lax` convolutions on CPUs too.
+
+    A volume that is split over devices needs them: XLA exchanges halos for a convolution, but gathers the whole
+    volume for a loop over its planes.
+    """
+    token = _PLAINLY.set(True)
+    try:
+        yield
+    finally:
+        _PLAINLY.reset(token)
 
 
 # ---------------------------------------------------------------------------------------------- convolution
@@ -37,6 +54,8 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       (B, *S, Cout) of the same dtype.
     """
+    if _PLAINLY.get():
+        return convolve_plainly(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_convolve_cpu, default=convolve_plainly)
 
 
@@ -53,6 +72,8 @@ def _convolve_forward(x, kernel):
 
 def _convolve_backward(saved, gradient):
     x, kernel = saved
+    if _PLAINLY.get():
+        return _gradients_plainly(x, kernel, gradient)
     return lax.platform_dependent(x, kernel, gradient, cpu=_gradients_cpu, default=_gradients_plainly)
 
 

@@ -1,17 +1,20 @@
-"""How the processes of one run find each other: by flags, through SLURM, or not at all.
+"""How the processes of one run find each other: by flags, through SLURM, Open MPI or a TPU's metadata, or not at all.
 
 jax's own detection assumes one task per GPU: a task that has several of a node's GPUs uses one of them, and where all
 tasks see the whole node they quarrel. Here each task takes its share of what it sees.
 """
 
+import importlib.util
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops import cpu
+from celltrack_jax.training import peers
 
 TIMEOUT_S = 120
 """For all processes to come together."""
@@ -22,10 +25,10 @@ HEARTBEAT_S = 30
 class Cluster(NamedTuple):
     """A run of several processes, seen from one of them."""
 
-    coordinator: str
-    """host:port of process 0."""
-    processes: int
-    process: int
+    coordinator: str | None
+    """host:port of process 0; None, like the two numbers, where jax reads it from a TPU's metadata."""
+    processes: int | None
+    process: int | None
     """Of this one, from 0."""
     local_devices: tuple[int, ...] | None
     """Of the accelerators that this process sees, the ones that it takes; None for all."""
@@ -46,6 +49,53 @@ def from_flags(coordinator: str, processes: int, process: int) -> Cluster:
     return Cluster(coordinator, processes, process, None, "--coordinator")
 
 
+def from_environment(environment: Mapping[str, str]) -> Cluster | None:
+    """Reads the cluster that started this process; None where nothing of the kind did.
+
+    Args:
+      environment: of the process. Open MPI goes first: under SLURM its tasks see the variables of its own daemons.
+
+    Raises:
+      InputError: the variables describe a cluster that cannot be.
+    """
+    return from_open_mpi(environment) or from_slurm(environment) or _from_tpu()
+
+
+def from_open_mpi(environment: Mapping[str, str]) -> Cluster | None:
+    """Reads the cluster of a process that `mpirun` started; None outside of one, or in one of a single task.
+
+    Raises:
+      InputError: Open MPI does not say where process 0 runs, or a node's tasks cannot share its GPUs.
+    """
+    tasks = int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
+    if tasks < 2:
+        return None
+    coordinator = environment.get("JAX_COORDINATOR_ADDRESS")
+    if coordinator is None:
+        # Up to version 4: "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", the addresses of mpirun's node.
+        found = re.match(r"(\d+)\..*?;tcp6?://\[?([^,:\]]+)", environment.get("OMPI_MCA_orte_hnp_uri", ""))
+        if found is None:
+            raise InputError(
+                "Open MPI 5 does not tell its tasks where process 0 runs: start "
+                "mpirun -x JAX_COORDINATOR_ADDRESS=<first host>:12345 ..."
+            )
+        coordinator = f"{found[2]}:{61440 + int(found[1]) // 4096 % 4096}"
+    here, local = (
+        int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"]),
+        int(environment["OMPI_COMM_WORLD_LOCAL_RANK"]),
+    )
+    devices = _visible(environment, here, local)
+    return Cluster(coordinator, tasks, int(environment["OMPI_COMM_WORLD_RANK"]), devices, "Open MPI")
+
+
+def _from_tpu() -> Cluster | None:
+    """On a machine with TPU chips and their driver, jax reads the pod's metadata itself, of a single host too."""
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    if not chips or importlib.util.find_spec("libtpu") is None:
+        return None
+    return Cluster(None, None, None, None, "the TPU's metadata")
+
+
 def from_slurm(environment: Mapping[str, str]) -> Cluster | None:
     """Reads the cluster of a SLURM job step; None outside of one, or in one of a single task.
 
@@ -64,10 +114,7 @@ def from_slurm(environment: Mapping[str, str]) -> Cluster | None:
     host = first_host(environment["SLURM_STEP_NODELIST"])
     here = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])[int(environment.get("SLURM_NODEID", 0))]
     local = int(environment.get("SLURM_LOCALID", 0))
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    devices = (
-        None if visible is None else _share(len([each for each in visible.split(",") if each]), here, local)
-    )
+    devices = _visible(environment, here, local)
     return Cluster(f"{host}:{port}", tasks, int(environment["SLURM_PROCID"]), devices, f"SLURM job {job}")
 
 
@@ -89,8 +136,13 @@ def tasks_per_node(counts: str) -> list[int]:
     return found
 
 
-def join(cluster: Cluster | None) -> None:
+def join(cluster: Cluster | None, *, stop_together: bool = True) -> None:
     """Connects this process with the others; to be called before anything else touches a device.
+
+    Args:
+      cluster: None for a single process.
+      stop_together: whether all processes stop where one gets a SIGTERM (`preemption.Preemption`). Otherwise the
+        signal stays with the process that gets it.
 
     Raises:
       InputError: the coordinator does not answer, or not all processes come.
@@ -100,6 +152,7 @@ def join(cluster: Cluster | None) -> None:
     # Both are for CPUs; accelerators do not read them.
     cpu.run_collectives_in_order()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", stop_together)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -109,13 +162,22 @@ def join(cluster: Cluster | None) -> None:
             initialization_timeout=TIMEOUT_S,
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"process {cluster.process} of {cluster.processes} ({cluster.origin}) found no coordinator at "
-            f"{cluster.coordinator} within {TIMEOUT_S} s ({reason}): check that process 0 runs, and that its port "
-            "can be reached from here"
+            f"process {cluster.process} of {cluster.processes} ({cluster.origin}) found no run at "
+            f"{cluster.coordinator} within {TIMEOUT_S} s ({reason}): check that process 0 runs, that its port can be "
+            "reached from here and is not taken, and that all processes were started"
         ) from error
+    peers.watch()
+
+
+def _visible(environment: Mapping[str, str], tasks: int, local: int) -> tuple[int, ...] | None:
+    """The GPUs of one of a node's tasks; None where the environment does not count them."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return (
+        None if visible is None else _share(len([each for each in visible.split(",") if each]), tasks, local)
+    )
 
 
 def _share(visible: int, tasks: int, local: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ It knows the Task protocol and nothing of what is learned.
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,30 @@ import numpy as np
 
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
+from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.tasks import Task
+from celltrack_jax.training import memory, peers
 from celltrack_jax.training import mesh as meshes
 from celltrack_jax.training.checkpoint import Checkpoints, save_config
+from celltrack_jax.training.input_watch import WORTH_SAYING, InputWatch
 from celltrack_jax.training.optimizer import learning_rate, make_optimizer
 from celltrack_jax.training.preemption import Preemption
+from celltrack_jax.training.profile import Profile
 from celltrack_jax.training.progress import RunLog, StepClock
 from celltrack_jax.training.state import abstract_state, compile_step, init_state
 
+_START_S = 600.0
+"""For the slowest process to come to the start of the training."""
 
-def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | None = None) -> bool:
+
+def train(
+    task: Task,
+    config: Config,
+    workdir: Path,
+    devices: Sequence[Any] | None = None,
+    profile: tuple[int, int] | None = None,
+) -> bool:
     """Trains to the end, or until the process is told to stop; the same call continues a stopped run.
 
     Args:
@@ -34,6 +47,7 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
       config: the experiment; the loop reads seed, ema_decay, optimizer, train, mesh, data.{batch_size,threads,prefetch}.
       workdir: gets config.json, checkpoints/, metrics.jsonl and TensorBoard events.
       devices: what to train on; all of them by default.
+      profile: first and last step of a trace that is written to `<workdir>/profile`.
 
     Returns:
       Whether the run is complete.
@@ -41,18 +55,23 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
     Raises:
       InputError: the config does not fit the devices, the folder or its checkpoints, or the loss is not finite.
     """
-    mesh = meshes.make_mesh(config.mesh.space, config.data.batch_size, devices or jax.devices())
-    dataset = task.train_data((jax.process_index(), jax.process_count()))
-    if jax.process_index() == 0:
-        save_config(workdir, config)
+    mesh = meshes.make_mesh(
+        config.mesh.space, config.data.batch_size, devices or jax.devices(), config.train.accumulate
+    )
+    dataset = task.train_data(meshes.data_share(mesh))
     model = FunctionalModel(task.model)
     params = jax.eval_shape(model.init, jax.random.key(0)).params
     optimizer = make_optimizer(config.optimizer, config.train.steps, params)
 
     with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            with files.explained(workdir, "or choose another --workdir"):
+                stack.enter_context(files.locked(workdir, "launch.train"))
+            save_config(workdir, config)
+        peers.barrier("work folder", _START_S)
         checkpoints = Checkpoints(workdir, config.train.best_metric, config.train.keep_latest)
         stack.callback(checkpoints.close)
-        abstract = abstract_state(model, optimizer, mesh)
+        abstract = abstract_state(model, optimizer, mesh, config.mesh.parameters)
         state = checkpoints.restore_latest(abstract)
         saved = None if state is None else int(state.step)
         if state is None:
@@ -67,10 +86,21 @@ def train(task: Task, config: Config, workdir: Path, devices: Sequence[Any] | No
             log.say(f"resumed at step {saved} of {config.train.steps}")
         batches = _batches(dataset, config, saved or 0)  # they are read while the step compiles
         start = time.perf_counter()
-        step = compile_step(task, model, optimizer, mesh, config)
-        log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
-        loop = _Loop(task, config, model, mesh, step, batches, checkpoints, log, preemption, saved)
-        return loop.run(state)
+        try:
+            step = compile_step(task, model, optimizer, mesh, config)
+            _check_memory(step, abstract, mesh, config)
+            log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
+            loop = _Loop(
+                task, config, model, mesh, step, batches, checkpoints, log, preemption, saved, profile
+            )
+            stack.callback(loop.close)
+            return loop.run(state)
+        except jax.errors.JaxRuntimeError as error:
+            memory.explain_exhausted(error)
+            run = peers.of_this_run()
+            if run is not None:
+                run.explain(error)
+            raise
 
 
 def step_cost(compiled: Any) -> tuple[float, float]:
@@ -95,6 +125,7 @@ class _Loop:
         log: RunLog,
         preemption: Preemption,
         saved: int | None,
+        profile: tuple[int, int] | None,
     ):
         self.task, self.model, self.step, self.batches = task, model, step, batches
         self.settings = config.train
@@ -104,6 +135,13 @@ class _Loop:
         self.schedule = learning_rate(config.optimizer, config.train.steps)
         self.clock = StepClock(config.data.batch_size, *step_cost(step))
         self.unread: list[dict[str, jax.Array]] = []
+        self.input = InputWatch(log.say, config.data.threads)
+        self.profile = Profile(log.workdir / "profile", profile)
+
+    def close(self) -> None:
+        """Ends what runs beside the loop."""
+        self.input.close()
+        self.profile.stop()
 
     def run(self, state: Any) -> bool:
         """Steps to the end or to a stop; returns whether it came to the end."""
@@ -120,17 +158,23 @@ class _Loop:
                 )
                 return False
 
+            self.profile.before(self.done + 1)
             before = time.perf_counter()
             try:
-                batch = next(self.batches)
+                with self.input.waiting():
+                    batch = next(self.batches)
             except InputError:
-                if self.done:
+                if (
+                    self.done and jax.process_count() == 1
+                ):  # others cannot know that they would have to save too
                     self._save(state, None)  # what was learned is kept, whatever is wrong with the next crop
                 raise
             self.clock.count(time.perf_counter() - before)
             state, metrics = self.step(state, meshes.global_batch(batch, self.shardings))
             self.done += 1
             self.unread.append(metrics)
+            if self.profile.ends(self.done):
+                self.log.say(self.profile.stop(metrics))
             self.log.advance(self.done)
             if self.done % self.settings.log_every == 0:
                 self._log(newest=False)
@@ -188,6 +232,18 @@ class _Loop:
         self.log.write(
             "train", last, {**means, "learning_rate": np.asarray(self.schedule(last - 1)).item(), **rates}
         )
+        self._report_hosts(last, rates)
+
+    def _report_hosts(self, step: int, rates: Mapping[str, float]) -> None:
+        """Tells the other processes where this one is, and the log where all are; says why the input is late."""
+        if rates.get("input_wait", 0.0) > WORTH_SAYING:
+            self.log.warn(
+                f"the step waits {rates['input_wait']:.0%} of its time for input: {self.input.cause()}"
+            )
+        run = peers.of_this_run()
+        if run is not None and rates:
+            run.tell(step=step, step_s=rates["step_s"], input_wait=rates["input_wait"])
+            self.log.hosts(run.everyone())
 
 
 def _batches(dataset: grain.MapDataset, config: Config, done: int) -> grain.DatasetIterator:
@@ -199,8 +255,22 @@ def _batches(dataset: grain.MapDataset, config: Config, done: int) -> grain.Data
     return iterator
 
 
+def _check_memory(compiled: Any, abstract: Any, mesh: jax.sharding.Mesh, config: Config) -> None:
+    device = mesh.local_devices[0]
+    on_device = [x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(abstract)]
+    sizes = [
+        x.dtype.itemsize * math.prod(s) for x, s in zip(jax.tree.leaves(abstract), on_device, strict=True)
+    ]
+    memory.check_fits(
+        memory.needed_bytes(compiled),
+        sum(sizes),
+        memory.device_bytes(device, len(mesh.local_devices)),
+        config.data.batch_size // mesh.shape[meshes.DATA] // config.train.accumulate,
+        config,
+    )
+
+
 def _cost_line(compiled: Any, mesh: jax.sharding.Mesh) -> str:
-    memory = compiled.memory_analysis()
-    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    size = memory.needed_bytes(compiled) / 2**30
     devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    return f"{step_cost(compiled)[0] / 1e9:.1f} GFLOP and {size / 2**30:.2f} GiB per device, {devices}"
+    return f"{step_cost(compiled)[0] / 1e9:.1f} GFLOP and {size:.2f} GiB per device, {devices}"

@@ -2,9 +2,10 @@
 
 import json
 import math
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from tensorboardX import SummaryWriter
 
 from celltrack_jax.io import files
 from celltrack_jax.training.hardware import device_peak
+from celltrack_jax.training.peers import Peer
 
 METRICS_FILE = "metrics.jsonl"
+_HOSTS = 8
+"""Processes that a line of the log names."""
 _KEPT = "then run the same command to continue, or choose another --workdir"
 
 
@@ -44,7 +48,9 @@ class RunLog:
           total_steps: the run's length.
           start_step: steps already done; rows beyond it, from before a crash, are dropped.
         """
+        self.workdir = workdir
         self._active = jax.process_index() == 0
+        self._terminal = self._active and sys.stderr.isatty()
         self._total = total_steps
         kept = [row for row in read_history(workdir) if row["step"] <= start_step]
         self.evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
@@ -56,7 +62,6 @@ class RunLog:
         with files.explained(self._path, _KEPT):
             self._file = self._path.open("a", buffering=1)
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
-        self._terminal = sys.stderr.isatty()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), disable=not self._terminal)
         self._task = self._bar.add_task("training", total=total_steps, completed=start_step, note="")
@@ -95,6 +100,25 @@ class RunLog:
         """Prints a line."""
         if self._active:
             self._bar.console.print(text, highlight=False) if self._terminal else print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Prints a warning, from whatever process: only this one knows."""
+        if jax.process_count() > 1:
+            text = f"{text} (process {jax.process_index()} on {socket.gethostname()})"
+        if self._active:
+            self.say(f"warning: {text}")
+        else:
+            print(f"warning: {text}", flush=True)
+
+    def hosts(self, everyone: Sequence[Peer]) -> None:
+        """Prints where each process of the run is; of many, those that wait most for input."""
+        waiting = sorted(everyone, key=lambda peer: -peer.says.get("input_wait", 0.0))[:_HOSTS]
+        shown = [_one_host(peer) for peer in sorted(waiting)]
+        left_out = len(everyone) - len(shown)
+        if left_out:
+            shown.append(f"{left_out} more that wait less for input")
+        if not self._terminal:
+            self.say("hosts  " + "   ".join(shown))
 
     def close(self) -> None:
         """Flushes and closes everything."""
@@ -145,6 +169,12 @@ class StepClock:
             rates["roofline"] = floor_s / step_s
         self.restart()
         return rates
+
+
+def _one_host(peer: Peer) -> str:
+    says = peer.says
+    where = f"step {says['step']} wait {says['input_wait']:.0%}" if "step" in says else "no step yet"
+    return f"{peer.process}@{peer.host} {where} {peer.silent_s:.0f} s ago"
 
 
 def _finite(value: Any) -> float | None:

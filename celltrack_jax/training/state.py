@@ -1,6 +1,7 @@
 """What a training run carries from step to step, and the step itself."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,10 @@ from jax.sharding import Mesh
 
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.ops import convolution
 from celltrack_jax.tasks import Task
 from celltrack_jax.training import mesh as meshes
+from celltrack_jax.training import rules
 
 
 class TrainState(NamedTuple):
@@ -41,11 +44,38 @@ def init_state(model: FunctionalModel, optimizer: optax.GradientTransformation, 
     )
 
 
-def abstract_state(model: FunctionalModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Returns the state's shapes, dtypes and shardings without making it."""
+def abstract_state(
+    model: FunctionalModel,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    parameters: Sequence[tuple[str, Any]] = ((".*", meshes.REPLICATED),),
+) -> TrainState:
+    """Returns the state's shapes, dtypes and shardings without making it.
+
+    Args:
+      model: its variables.
+      optimizer: its state; what it keeps per parameter is split as the parameter.
+      mesh: of the run.
+      parameters: (regex, spec) rules of `mesh.parameter_sharding`, first match wins.
+
+    Raises:
+      InputError: a rule does not fit.
+    """
     shapes = jax.eval_shape(lambda key: init_state(model, optimizer, key), jax.random.key(0))
-    sharding = meshes.replicated(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    whole = meshes.replicated(mesh)
+    specs = rules.match(parameters, shapes.variables.params)
+    split = jax.tree.map(
+        lambda x, spec: meshes.parameter_sharding(mesh, spec, x.shape), shapes.variables.params, specs
+    )
+    variables = Variables(split, jax.tree.map(lambda _: whole, shapes.variables.stats))
+    kept: Any = optax.tree.map_params(
+        optimizer, lambda _, sharding: sharding, shapes.optimizer, split, transform_non_params=lambda _: whole
+    )
+    step: Any = whole
+    shardings = TrainState(step=step, variables=variables, ema=variables, optimizer=kept)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def compile_step(
@@ -62,44 +92,83 @@ def compile_step(
       model: its model.
       optimizer: its optimizer.
       mesh: the devices.
-      config: with seed and ema_decay.
+      config: with seed, ema_decay, train.accumulate and mesh.parameters.
 
     Returns:
       The compiled `step(state, batch) -> (state, metrics)`, which donates the state it is given. It has the
       compiler's `memory_analysis()` and `cost_analysis()`.
     """
-    state = abstract_state(model, optimizer, mesh)
+    state = abstract_state(model, optimizer, mesh, config.mesh.parameters)
     spec = task.batch_spec()
     shardings = meshes.batch_shardings(mesh, spec)
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k]) for k, v in spec.items()}
-    step = make_step(task, model, optimizer, config.seed, config.ema_decay)
+    step = make_step(task, model, optimizer, config.seed, config.ema_decay, config.train.accumulate)
     out_shardings = (jax.tree.map(lambda x: x.sharding, state), meshes.replicated(mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=out_shardings).lower(state, batch).compile()
+    with convolution.lowered_plainly() if mesh.shape[meshes.SPACE] > 1 else contextlib.nullcontext():
+        lowered = jax.jit(step, donate_argnums=0, out_shardings=out_shardings).lower(state, batch)
+    return lowered.compile()
 
 
 def make_step(
-    task: Task, model: FunctionalModel, optimizer: optax.GradientTransformation, seed: int, ema_decay: float
+    task: Task,
+    model: FunctionalModel,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema_decay: float,
+    accumulate: int = 1,
 ) -> Step:
-    """Returns the pure step. Everything random in it comes from (seed, sample): a run is a function of its config."""
+    """Returns the pure step. Everything random in it comes from (seed, sample): a run is a function of its config.
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+    With `accumulate` parts of a batch, gradients and metrics are means over the parts, and a model's statistics go
+    from part to part. The losses are those of the whole batch where the task's loss is a mean over samples.
+    """
+
+    def gradients_of(params: Any, stats: Any, batch: dict[str, jax.Array], number: jax.Array) -> Any:
         # The sample number already grows with the step, so (seed, sample) names (seed, step, place in the batch).
         keys = jax.vmap(lambda sample: jax.random.fold_in(jax.random.key(seed), sample))(batch["sample"])
 
         def loss(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
             def apply(inputs: jax.Array) -> tuple[Any, Any]:
-                return model.apply(Variables(params, state.variables.stats), inputs, train=True)
+                return model.apply(Variables(params, stats), inputs, train=True)
 
-            value, stats, metrics = task.loss(apply, batch, keys, state.step)
-            return value, (stats, metrics)
+            value, after, metrics = task.loss(apply, batch, keys, number)
+            return value, (after, {**metrics, "loss": value})
 
-        (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.variables.params)
-        variables = Variables(optax.apply_updates(state.variables.params, updates), stats)
+        (_, (after, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return after, (gradients, metrics)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        params, stats = state.variables
+        if accumulate == 1:
+            stats, (gradients, metrics) = gradients_of(params, stats, batch, state.step)
+        else:
+            stats, (gradients, metrics) = _mean_over_parts(
+                lambda stats, part: gradients_of(params, stats, part, state.step), stats, batch, accumulate
+            )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
+        variables = Variables(optax.apply_updates(params, updates), stats)
         # Early averages forget the random initial weights faster than a constant decay would.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, variables)
-        metrics = {**metrics, "loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, variables, ema, optimizer_state), metrics
 
     return step
+
+
+def _mean_over_parts(function: Any, stats: Any, batch: dict[str, jax.Array], parts: int) -> Any:
+    """Runs `function(stats, part) -> (stats, values)` over the parts of a batch; returns the last stats, mean values.
+
+    A part takes every parts-th sample, so that each device finds its share of every part among its own samples.
+    """
+    split = {key: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0) for key, x in batch.items()}
+    _, shapes = jax.eval_shape(function, stats, {key: x[0] for key, x in split.items()})
+
+    def add(carry: Any, part: dict[str, jax.Array]) -> Any:
+        stats, total = carry
+        stats, values = function(stats, part)
+        return (stats, jax.tree.map(jnp.add, total, values)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (stats, total), _ = jax.lax.scan(add, (stats, zeros), split)
+    return stats, jax.tree.map(lambda x: x / parts, total)

@@ -59,7 +59,14 @@ def _base(ndim: int) -> ConfigDict:
     config.task = "dense"
     config.seed = 0
     config.ema_decay = 0.998
-    config.mesh = ConfigDict({"space": 1})
+    config.mesh = ConfigDict(
+        {
+            # Devices that share one sample.
+            "space": 1,
+            # First match wins: "replicated", "fsdp" (split over the devices, gathered when used), or mesh axes.
+            "parameters": ((".*", "replicated"),),
+        }
+    )
     config.data = ConfigDict(
         {
             "store": "",
@@ -162,6 +169,8 @@ def _base(ndim: int) -> ConfigDict:
     config.train = ConfigDict(
         {
             "steps": 2000,
+            # Parts of a batch that are computed one after the other: memory of a part, gradients of the whole.
+            "accumulate": 1,
             "log_every": 20,
             "evaluate_every": 500,
             "save_every": 250,

@@ -18,7 +18,7 @@ import tifffile
 
 from celltrack_jax.data import prepare, sources, store
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc, ome_zarr
+from celltrack_jax.io import ctc, files, ome_zarr
 from tests import geff_graphs
 from tests.data import datasets
 
@@ -342,7 +342,7 @@ def test_two_processes_do_not_write_one_store(dataset, tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", holder, str(folder / prepare.LOCK)], stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, str(folder / files.LOCK)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -356,19 +356,19 @@ def test_the_lock_stays_so_that_nobody_locks_a_file_that_is_gone(dataset, tmp_pa
     """Were it removed, one process could hold the removed file and another a new one, and both would write."""
     folder = tmp_path / "store"
     folder.mkdir()
-    with prepare._locked(folder):
-        before = (folder / prepare.LOCK).stat().st_ino
-    assert (folder / prepare.LOCK).stat().st_ino == before
+    with files.locked(folder, "launch.prepare"):
+        before = (folder / files.LOCK).stat().st_ino
+    assert (folder / files.LOCK).stat().st_ino == before
     assert run(dataset, folder) == 2
-    assert (folder / prepare.LOCK).stat().st_ino == before
-    assert (folder / prepare.LOCK).read_bytes() == b""
+    assert (folder / files.LOCK).stat().st_ino == before
+    assert (folder / files.LOCK).read_bytes() == b""
 
 
 def test_a_file_system_without_locks_is_named(dataset, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(prepare.fcntl, "lockf", refuse)
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
     with pytest.raises(InputError, match="cannot lock files"):
         run(dataset, tmp_path / "store")
 

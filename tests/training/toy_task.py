@@ -18,7 +18,7 @@ def toy_config(steps: int = 6, batch_size: int = 8, **train: object) -> Config:
         {
             "seed": 3,
             "ema_decay": 0.9,
-            "mesh": {"space": 1},
+            "mesh": {"space": 1, "parameters": ((".*", "replicated"),)},
             "data": {"batch_size": batch_size, "threads": 1, "prefetch": 2},
             "optimizer": {
                 "learning_rate": 1e-2,
@@ -32,6 +32,7 @@ def toy_config(steps: int = 6, batch_size: int = 8, **train: object) -> Config:
             },
             "train": {
                 "steps": steps,
+                "accumulate": 1,
                 "log_every": 2,
                 "evaluate_every": 3,
                 "save_every": 3,
