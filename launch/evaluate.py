@@ -2,10 +2,14 @@
 
     python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all
+    python -m launch.evaluate --workdir=runs/sim --checkpoints=all --on=slurm --slurm=partition=gpu,gpus_per_node=1
 
 Prints the measures and writes them as JSON. A measure that is not defined, or whose truth is absent, is null; a
 result without a track file is scored for SEG and DET only. A result that breaks the rules is not scored: every
 problem is printed, the JSON says so, and the exit status is 1.
+
+All checkpoints of a run (those that --config.train.keep_latest left, and the best) also become a table and curves,
+evaluation.csv and evaluation.html in its folder.
 """
 
 import json
@@ -21,8 +25,9 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference.ctc_scores import Scores, score_result
 from celltrack_jax.io import files
 from celltrack_jax.metrics.ctc import MEASURES
-from launch import cli
+from launch import cli, on
 
+flags.adopt_module_key_flags(on)
 TRUTH = flags.DEFINE_string("truth", None, "annotation folder (01_GT) that holds TRA or SEG or both")
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
 JSON = flags.DEFINE_string("json", None, "file for the measures")
@@ -35,12 +40,18 @@ SEG_SLICES = flags.DEFINE_enum(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a launch.train run whose checkpoints are scored")
 CHECKPOINTS = flags.DEFINE_string("checkpoints", "best", "with --workdir: all, best, latest or a step")
+AGAIN = flags.DEFINE_boolean("again", False, "with --checkpoints=all: score anew what has been scored")
+JOBS = flags.DEFINE_integer(
+    "jobs", 0, "with --checkpoints=all: how many at a time; 0: one here, no limit on SLURM", lower_bound=0
+)
 
 
 def main(_: Sequence[str]) -> int:
     """Scores, prints and writes; the exit status."""
     if bool(WORKDIR.value) == bool(TRUTH.value or RESULT.value):
         raise flags.ValidationError("give --truth and --result, or --workdir")
+    if TRUTH.value and on.slurm_settings() is not None:
+        raise flags.ValidationError("--on=slurm goes with --workdir")
     if WORKDIR.value:
         return score_run(Path(WORKDIR.value), str(CHECKPOINTS.value))
     if not (TRUTH.value and RESULT.value):
@@ -63,26 +74,23 @@ def main(_: Sequence[str]) -> int:
 
 def score_run(workdir: Path, which: str) -> int:
     """Prints one row of the task's own scores per checkpoint; writes them as a JSON list."""
-    from celltrack_jax import tasks  # scoring a result does without jax
-    from celltrack_jax.models.functional import FunctionalModel
-    from celltrack_jax.training import checkpoint
+    from launch import checkpoint_scores  # scoring a result does without jax
 
-    task = tasks.build(checkpoint.load_config(workdir))
-    model = FunctionalModel(task.model)
-    rows = []
-    for wanted in checkpoint.checkpoint_steps(workdir) if which == "all" else [which]:
-        step, variables = checkpoint.restore_variables(workdir, wanted, model)
-        scores = task.evaluate(model, variables, lambda: False) or {}
-        rows.append({"step": step, **scores})
-        print(
-            f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items() if v is not None),
-            flush=True,
+    slurm, problems = on.slurm_settings(), []
+    if which == "all":
+        rows, problems = checkpoint_scores.score_all(
+            workdir, again=bool(AGAIN.value), at_once=int(JOBS.value or 0), slurm=slurm
         )
-    if not rows:
-        raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
+        checkpoint_scores.print_table(rows)
+    elif slurm is not None:
+        raise flags.ValidationError("--on=slurm goes with --checkpoints=all, a job per checkpoint")
+    else:
+        rows = checkpoint_scores.score_some(workdir, [which])
     if JSON.value:
         _write_json(rows)
-    return 0
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def as_json(scores: Scores) -> dict:

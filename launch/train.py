@@ -2,6 +2,7 @@
 
 python -m launch.train --config=configs/ctc/segment.py:sim --workdir=runs/sim --config.data.store=stores/sim
 python -m launch.train --config=configs/ctc/segment.py:sim --describe
+python -m launch.train --config=... --workdir=... --on=slurm --slurm=nodes=2,gpus_per_node=4,partition=gpu
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import loop, memory, mesh, rules
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
-from launch import cli, cluster
+from launch import cli, cluster, on
 
 flags.adopt_module_key_flags(cluster)
+flags.adopt_module_key_flags(on)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, <file>[:argument]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: config, checkpoints, metrics")
 _PROFILE = flags.DEFINE_string("profile", "", "first:last step of a profiler trace, <workdir>/profile")
@@ -40,6 +42,10 @@ def main(argv: Sequence[str]) -> int:
     if not isinstance(config, ConfigDict):  # the library puts off its error until a key is read
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         raise flags.ValidationError(f"--config={path} cannot be read: give the path of a config file")
+    slurm = on.slurm_settings()
+    if slurm is not None and _WORKDIR.value and not _DESCRIBE.value:
+        tasks.build(config)  # says now what is wrong with the config, not when the job starts
+        return on.submit_this("train", Path(_WORKDIR.value), slurm)
     cluster.join()
     task = tasks.build(config)
     if _DESCRIBE.value:

@@ -8,7 +8,6 @@ Shapes: Y X of a frame, Z of a volume, K tracks.
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import numpy as np
 
 from celltrack_jax.io import files
 from celltrack_jax.lineage import Lineage
-from celltrack_jax.report import curves, lineage_tree, measures, overlay
+from celltrack_jax.report import curves, document, lineage_tree, measures, overlay
 from celltrack_jax.report.palette import TRACK_COLOURS, colour_index, rgb
 from celltrack_jax.report.viewer import Annotation, Read, data_url, shown_frames, viewer_data
 
 TRUTH_COLOUR = "var(--ink-soft)"
 TRUTH_BOXES = """<label><input type="checkbox" id="show-truth"> truth <kbd>t</kbd></label>
 <label><input type="checkbox" id="show-errors"> errors (× missed, + extra) <kbd>e</kbd></label>"""
-SECURITY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write_page(
@@ -66,54 +64,23 @@ def write_page(
     data = viewer_data(shown, image, result, truth)
     scores, targets = scores or {}, targets or {}
     sections = [
-        _header(title, facts or {}, notes),
+        document.header(title, facts or {}, notes),
         measures.problems(scores),
         measures.tiles(scores, targets),
         _viewer_section(frames, image, result, truth, data),
         _lineage_section(frames, result, truth),
         _history_section(history),
-        _section("Measures", measures.table(scores, targets)),
+        document.section("Measures", measures.table(scores, targets)),
         _config_section(config),
     ]
-    html = _document(title, "\n".join(filter(None, sections)), data)
-    files.replace_text(Path(path), html, "or write the page elsewhere")
-
-
-def _document(title: str, body: str, data: Mapping[str, Any]) -> str:
     # "<" is written as an escape so that no text in the data can close the script element.
     packed = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{SECURITY}">
-<title>{escape(title)}</title>
-<style>{_text("page.css")}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script type="application/json" id="movie">{packed}</script>
-<script>{_text("viewer.js")}</script>
-</body>
-</html>
-"""
-
-
-def _text(name: str) -> str:
-    return resources.files("celltrack_jax.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
-
-
-def _header(title: str, facts: Mapping[str, object], notes: Sequence[str]) -> str:
-    listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items())
-    said = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return f"<header><h1>{escape(title)}</h1>{said}{f'<dl>{listed}</dl>' if listed else ''}</header>"
+    scripts = (
+        f'<script type="application/json" id="movie">{packed}</script>\n'
+        f"<script>{document.text('viewer.js')}</script>"
+    )
+    html = document.document(title, "\n".join(filter(None, sections)), scripts)
+    files.replace_text(Path(path), html, "or write the page elsewhere")
 
 
 def _viewer_section(
@@ -121,7 +88,7 @@ def _viewer_section(
 ) -> str:
     shown = data["frames"]
     if not shown:
-        return _section("Movie", "<p>The movie has no frames.</p>")
+        return document.section("Movie", "<p>The movie has no frames.</p>")
     pixels = np.asarray(image(shown[0]))
     projected = "Volumes are shown as maximum projections. " if pixels.ndim == 3 else ""
     skipped = f"{len(shown)} of {len(frames)} frames are shown. " if len(shown) < len(frames) else ""
@@ -148,7 +115,7 @@ data-first="{frames[0]}" data-last="{frames[-1]}"></canvas>
 <figcaption><span id="selected" role="status">Select a cell or a branch of the tree to follow its track.</span>
 {projected}{skipped}</figcaption>
 </figure>"""
-    return _section(
+    return document.section(
         "Movie", f'<div class="columns">{viewer}<div>{_summary(frames, result, truth, data)}</div></div>'
     )
 
@@ -182,7 +149,7 @@ def _summary(
     alive = [curves.Curve(name, at, cells_per_frame(lineage, frames)) for name, lineage in columns.items()]
     panel = curves.Panel("cells per frame", "frame", alive)
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return table + _figure(panel) + (_figure(_errors(data)) if truth else "")
+    return table + document.figure(panel) + (document.figure(_errors(data)) if truth else "")
 
 
 def _errors(data: Mapping[str, Any]) -> curves.Panel:
@@ -227,27 +194,17 @@ def _lineage_section(frames: Sequence[int], result: Annotation, truth: Annotatio
         for name, tree in trees.items()
     )
     said = "<p>Time runs to the right; a dot is a division. Colours are those of the movie above.</p>"
-    return _section("Lineage", f'{said}<div class="columns even">{panels}</div>')
+    return document.section("Lineage", f'{said}<div class="columns even">{panels}</div>')
 
 
 def _history_section(history: Sequence[Mapping[str, Any]]) -> str:
     learned, machine = curves.history_panels(history)
     body = ""
     if learned:
-        body += f'<div class="panels">{"".join(map(_figure, learned))}</div>'
+        body += f'<div class="panels">{"".join(map(document.figure, learned))}</div>'
     if machine:
-        body += f'<h3>The machine</h3><div class="panels">{"".join(map(_figure, machine))}</div>'
-    return _section("Training", body)
-
-
-def _figure(panel: curves.Panel) -> str:
-    chart = curves.chart_svg(panel)
-    keys = "".join(
-        f'<span class="key curve{number}">{escape(curve.name)}</span>'
-        for number, curve in enumerate(panel.curves)
-    )
-    caption = f"<figcaption><strong>{escape(panel.title)}</strong> {keys}</figcaption>"
-    return f"<figure>{caption}{chart}</figure>" if chart else ""
+        body += f'<h3>The machine</h3><div class="panels">{"".join(map(document.figure, machine))}</div>'
+    return document.section("Training", body)
 
 
 def _config_section(config: Mapping[str, Any] | None) -> str:

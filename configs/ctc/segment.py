@@ -2,6 +2,7 @@
 
     python -m launch.prepare --source=<data set folder> --sequences=01 --store=stores/sim
     python -m launch.train --config=configs/ctc/segment.py:sim --workdir=runs/sim --config.data.store=stores/sim
+    python -m launch.sweep --config=configs/ctc/segment.py:sim --workdir=runs/sweep --config.data.store=stores/sim
 
 | argument | data | steps, time on two CPU cores | measured on held-out frames |
 |---|---|---|---|
@@ -50,6 +51,19 @@ def get_config(arg: str = "sim") -> ConfigDict:
     if arg.startswith("tiny"):
         _shrink(config)
     return config
+
+
+def sweep(add) -> None:
+    add("baseline")
+    for norm in ("group", "batch"):
+        add(f"norm={norm}", overrides={"model.norm": norm})
+    add("scale=absolute", overrides={"representation.scale": "absolute"})
+    foreground = {"name": "mask", "arm": "foreground", "bce_weight": 1.0, "dice_weight": 1.0}
+    add("mask", overrides={"representation": {**foreground, "foreground_threshold": 0.5, "min_size": 20}})
+    moves = ("flip", "rot90", "affine", "elastic")
+    looks = ("gamma", "blur", "contrast", "noise", "renormalise", "brightness")
+    for name, parts in (("augment=none", moves + looks), ("augment=moves", looks), ("augment=looks", moves)):
+        add(name, overrides={f"augment.{part}_probability": 0.0 for part in parts})
 
 
 def _base(ndim: int) -> ConfigDict:

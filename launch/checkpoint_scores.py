@@ -1,0 +1,214 @@
+"""Scores of a run's checkpoints on its held-out frames, a row file per checkpoint, here or as a SLURM job array.
+
+A row, <workdir>/evaluation/<step>.json, is used again as long as checkpoint and settings are those it was made from.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from celltrack_jax import tasks
+from celltrack_jax.config import Config
+from celltrack_jax.errors import InputError
+from celltrack_jax.io import files
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.report import evaluation, tables
+from celltrack_jax.training import checkpoint
+from launch import local, on
+from launch.slurm import jobs
+
+_NOT_JUDGED = ("train", "optimizer", "mesh", "augment", "ema_decay", "seed")
+"""Parts of a config that a checkpoint's scores do not depend on."""
+
+
+def score_some(workdir: Path, wanted: Sequence[str | int]) -> list[dict[str, Any]]:
+    """Scores checkpoints in this process, writes and prints their rows, and returns them.
+
+    Args:
+      workdir: of the run.
+      wanted: "best", "latest" or steps.
+
+    Raises:
+      InputError: there is no such checkpoint, or the data are absent.
+    """
+    config = checkpoint.load_config(workdir)
+    task = tasks.build(config)
+    model = FunctionalModel(task.model)
+    rows = []
+    for which in wanted:
+        step, variables = checkpoint.restore_variables(workdir, which, model)
+        scores = task.evaluate(model, variables, lambda: False) or {}
+        rows.append({"step": step, **scores})
+        text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
+        files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
+        print_row(rows[-1])
+    return rows
+
+
+def score_all(
+    workdir: Path, *, again: bool, at_once: int, slurm: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Scores all checkpoints that have no row yet, and writes evaluation.csv and evaluation.html.
+
+    Args:
+      workdir: of the run.
+      again: score those that have one, too.
+      at_once: how many processes, or jobs of the array (0: no limit there).
+      slurm: settings of the jobs; None scores here.
+
+    Returns:
+      A row per checkpoint by ascending step, and a line per checkpoint that could not be scored.
+
+    Raises:
+      InputError: the run has no checkpoint, or none could be scored.
+    """
+    config = checkpoint.load_config(workdir)
+    steps = checkpoint.checkpoint_steps(workdir)
+    if not steps:
+        raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
+    if again:
+        for step in steps:
+            _row_file(workdir, step).unlink(missing_ok=True)
+    known = {step: _read_row(workdir, step, config) for step in steps}
+    missing = [step for step, row in known.items() if row is None]
+    if len(missing) < len(steps):
+        said = f"{len(steps) - len(missing)} of {len(steps)} checkpoints are scored already"
+        print(f"{said}; --again scores them anew", file=sys.stderr, flush=True)
+    for row in known.values():
+        if row is not None:
+            print_row(row)
+    if slurm is not None:
+        errors = _on_slurm(workdir, missing, at_once, slurm)
+    elif at_once > 1:
+        errors = _in_children(workdir, missing, at_once)
+    else:
+        errors = _in_this_process(workdir, missing)
+    found = {step: _read_row(workdir, step, config) for step in steps}
+    rows = [row for row in found.values() if row is not None]
+    problems = [
+        f"checkpoint {step} is not scored: {errors.get(step) or 'it has no row'}"
+        for step in steps
+        if found[step] is None
+    ]
+    if rows:
+        facts = {
+            "Config": f"{config.model.name}, {config.task}",
+            "Checkpoints": f"{len(rows)} of {len(steps)}",
+        }
+        evaluation.write(workdir, rows, facts, problems)
+    return rows, problems
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table on a terminal; in a log the lines of `print_row` have said it."""
+    if not sys.stdout.isatty():
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = evaluation.table(rows)
+    shown = Table(*table.columns)
+    for row in table.rows:
+        shown.add_row(*map(tables.shown, row))
+    Console().print(shown)
+
+
+def print_row(row: Mapping[str, Any]) -> None:
+    """Prints a checkpoint's scores on a line."""
+    values = "  ".join(
+        f"{key} {value:.4f}" for key, value in row.items() if key != "step" and value is not None
+    )
+    print(f"step {row['step']}  {values}", flush=True)
+
+
+def _in_this_process(workdir: Path, steps: Sequence[int]) -> dict[int, str]:
+    errors = {}
+    for step in steps:
+        try:
+            score_some(workdir, [step])
+        except InputError as error:
+            errors[step] = str(error)
+    return errors
+
+
+def _in_children(workdir: Path, steps: Sequence[int], at_once: int) -> dict[int, str]:
+    errors: dict[int, str] = {}
+
+    def ended(name: str, outcome: jobs.Outcome) -> None:
+        _tell(workdir, int(name), outcome, errors)
+
+    commands = {str(step): _command(workdir, step) for step in steps}
+    with local.told_to_stop() as stop:
+        local.run(commands, lambda name: _log(workdir, name), at_once, lambda _: None, ended, stop)
+        if stop():
+            raise KeyboardInterrupt
+    return errors
+
+
+def _on_slurm(workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str, Any]) -> dict[int, str]:
+    errors: dict[int, str] = {}
+    if not steps:
+        return errors
+    folder = workdir.absolute() / "slurm"
+    commands = [_command(workdir, step) for step in steps]
+    ids = jobs.submit(commands, folder, f"evaluate {workdir.name}", slurm, at_once)
+    step_of = dict(zip(ids, steps, strict=True))
+    print(f"{len(ids)} jobs {ids[0]} to {ids[-1]}, logs in {folder}", flush=True)
+    if not on.WAIT.value:
+        print("they are not waited for; the same command with --on=local tables their rows", flush=True)
+        raise SystemExit(0)
+
+    def ended(job: str, outcome: jobs.Outcome) -> None:
+        _tell(workdir, step_of[job], outcome, errors)
+
+    try:
+        on.follow(folder, ids, lambda job, state: None, ended)
+    except BaseException:
+        jobs.cancel(ids)
+        raise
+    return errors
+
+
+def _tell(workdir: Path, step: int, outcome: jobs.Outcome, errors: dict[int, str]) -> None:
+    row = _read_row(workdir, step, None)
+    if outcome.status or row is None:
+        errors[step] = outcome.error or f"status {outcome.status}"
+    else:
+        print_row(row)
+
+
+def _command(workdir: Path, step: int) -> list[str]:
+    return ["-m", "launch.evaluate", f"--workdir={workdir.absolute()}", f"--checkpoints={step}"]
+
+
+def _log(workdir: Path, name: str) -> Path:
+    return _row_file(workdir, int(name)).with_suffix(".log")
+
+
+def _row_file(workdir: Path, step: int) -> Path:
+    return workdir / "evaluation" / f"{step}.json"
+
+
+def _read_row(workdir: Path, step: int, config: Config | None) -> dict[str, Any] | None:
+    """Returns a checkpoint's row; None where there is none, or where it was made from something else."""
+    try:
+        row = json.loads(_row_file(workdir, step).read_text())
+    except (OSError, ValueError):
+        return None
+    if config is not None and any(row.get(k) != v for k, v in _origin(workdir, step, config).items()):
+        return None
+    return {"step": step, **row["scores"]}
+
+
+def _origin(workdir: Path, step: int, config: Config) -> dict[str, Any]:
+    """Returns what a row is made from: the step, when its checkpoint was written, and the settings that judge it."""
+    try:
+        metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
+    except (OSError, ValueError):
+        metadata = {}
+    settings = {
+        key: part for key, part in json.loads(config.to_json_best_effort()).items() if key not in _NOT_JUDGED
+    }
+    return {"step": step, "saved_ns": metadata.get("commit_timestamp_nsecs"), "settings": settings}
