@@ -120,11 +120,12 @@ def _memory(memory: dict[str, Any], fits: bool) -> str:
 
 
 def _costs(found: dict[str, Any]) -> list[tuple[str, str]]:
-    flops = found["flops"]
+    flops, moved = found["flops"], found["bytes"]
     rows = [
         ("network", f"{flops['network'] / 1e9:.2f} GFLOP in convolutions and matrix products, both gradients included"),
-        ("whole step", f"{flops['compiler'] / 1e9:.2f} GFLOP as the compiler counts, "
-                       f"{found['bytes_accessed'] / 1e9:.2f} GB read and written"),
+        ("whole step", f"{flops['compiler'] / 1e9:.2f} GFLOP as the compiler counts"),
+        ("traffic", f"{moved['memory'] / 1e9:.2f} GB of chip memory; {moved['accessed'] / 1e9:.2f} GB with what stays "
+                    "in the cores"),
     ]  # fmt: skip
     for row in found["collectives"]:
         line = f"{row['kind']}: {row['count']} instructions, {row['runs']} runs, {row['bytes'] / 1e6:.3f} MB"
@@ -136,15 +137,11 @@ def _costs(found: dict[str, Any]) -> list[tuple[str, str]]:
     if not found["collectives"]:
         rows.append(("collectives", "none"))
     if roofline := found.get("roofline"):
-        bounds = ", ".join(
-            f"{key[:-2]} {roofline[key] * 1e3:.3f} ms" for key in ("compute_s", "memory_s", "communication_s")
-        )
         rows.append(
-            (
-                "roofline",
-                f"step {roofline['step_s'] * 1e3:.3f} ms at best ({bounds}), bound by {roofline['bound']}",
-            )
+            ("roofline", f"step {roofline['step_s'] * 1e3:.3f} ms at best, bound by {roofline['bound']}")
         )
+        keys = ("compute", "memory", "cores", "communication")
+        rows.append(("", ", ".join(f"{key} {roofline[f'{key}_s'] * 1e3:.3f} ms" for key in keys)))
         rows.append(("MFU at best", f"{roofline['mfu']:.1%}"))
     return rows
 

@@ -13,7 +13,7 @@ from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import collectives, cost, mesh
+from celltrack_jax.training import collectives, cost, hlo, mesh
 from celltrack_jax.training.hardware import CHIPS, Chip, Peak, device_peak
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
@@ -198,16 +198,22 @@ def _costs(config: Config, target: Target, program: Any) -> dict[str, Any]:
     devices = len(target.devices)
     platform = target.devices[0].platform
     network = cost.network_flops(task, FunctionalModel(task.model), platform) / devices
-    counted, moved = cost.compiler_count(program)
-    said = collectives.read(program.as_text(), devices)
+    counted, accessed = cost.compiler_count(program)
+    text = hlo.Program(program.as_text())
+    moved = hlo.hbm_bytes(text) if target.chip else accessed
+    said = collectives.summary(collectives.read(text, devices), target.chip, target.torus)
     result: dict[str, Any] = {
         "flops": {"network": network, "compiler": counted},
-        "bytes_accessed": moved,
-        "collectives": collectives.summary(said, target.chip, target.torus),
+        "bytes": {"memory": moved, "accessed": accessed},
+        "collectives": said,
     }
     if target.peak is not None:
-        communication = sum(row["seconds"] for row in result["collectives"] if target.chip)
-        bounds = cost.roofline(max(network, counted), moved, communication, target.peak)
+        bounds = cost.Roofline(
+            compute_s=max(network, counted) / target.peak.flops,
+            memory_s=moved / target.peak.bytes,
+            cores_s=hlo.core_cycles(text) / target.chip.clock if target.chip else 0.0,
+            communication_s=sum(row["seconds"] for row in said if target.chip),
+        )
         mfu = network / bounds.step_s / target.peak.flops
         result["roofline"] = bounds._asdict() | {"step_s": bounds.step_s, "bound": bounds.bound, "mfu": mfu}
     return result

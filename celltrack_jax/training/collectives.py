@@ -8,27 +8,21 @@ torus at once. With n chips, a payload of B bytes, the chip's bandwidth W over a
     all-to-all                        B l / (8 w)       +   h latency    on the longest axis l, w in its two directions
     collective-permute                B / one link      +     latency
 
-B is the array that is reduced, gathered (whole), scattered (whole), or sent. An axis that is too short to be closed to a ring
-offers half its bandwidth. Collectives that run beside each other or beside arithmetic are counted one after the other.
+B is the array that is reduced, gathered (whole), scattered (whole), or sent. An axis too short to be closed to a ring
+offers half its bandwidth. Collectives beside each other or beside arithmetic are counted one after the other.
 """
 
 import math
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from celltrack_jax.training import hlo
 from celltrack_jax.training.hardware import Chip
+from celltrack_jax.training.hlo import Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 HOP_S = 1e-6
 """Latency of one link; an assumption, and what bounds small payloads."""
-
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)$")
-_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 class Collective(NamedTuple):
@@ -46,22 +40,21 @@ class Collective(NamedTuple):
     """Whether it lies in a loop whose length depends on data: it then runs more often than `runs` says."""
 
 
-def read(hlo: str, devices: int) -> list[Collective]:
+def read(program: Program, devices: int) -> list[Collective]:
     """Finds the collectives of a program; those that have a start and an end count once.
 
     Args:
-      hlo: text of the optimised module.
+      program: optimised.
       devices: of the program, which an empty list of groups means.
     """
-    computations, entry = _computations(hlo)
     found = []
-    for name, runs, is_open in _reached(computations, entry):
-        for shape, operation, rest in computations[name]:
-            kind = operation.removesuffix("-start")
+    for run in program.reached():
+        for each in run.instructions:
+            kind = each.operation.removesuffix("-start")
             if kind in KINDS:
-                group = _group(rest, devices)
-                size = _payload(kind, shape, operation != kind, group)
-                found.append(Collective(kind, size, group, runs, is_open))
+                group = _group(each.rest, devices)
+                size = _payload(kind, each.shape, each.operation != kind, group)
+                found.append(Collective(kind, size, group, run.runs, run.open_loop))
     return found
 
 
@@ -131,57 +124,15 @@ def _hops(size: int, chip: Chip) -> int:
     return size // 2 if size % chip.ring == 0 else size - 1
 
 
-# -------------------------------------------------------------------------------------------------------- HLO text
-
-Instructions = list[tuple[str, str, str]]
-"""(shape, operation, operands and attributes) of each."""
-
-
-def _computations(hlo: str) -> tuple[dict[str, Instructions], str]:
-    found: dict[str, Instructions] = {}
-    entry, here = "", None
-    for line in hlo.splitlines():
-        if opened := _COMPUTATION.match(line):
-            here = found.setdefault(opened[1], [])
-            entry = opened[1] if line.startswith("ENTRY") else entry
-        elif here is not None and (instruction := _INSTRUCTION.match(line)):
-            here.append((instruction[1], instruction[2], instruction[3]))
-    return found, entry
-
-
-def _reached(
-    computations: dict[str, Instructions], name: str, runs: int = 1, is_open: bool = False
-) -> Iterator[tuple[str, int, bool]]:
-    """Yields (computation, runs in a step, whether in a loop of unknown length), from the entry on."""
-    if name not in computations:
-        return
-    yield name, runs, is_open
-    for _, operation, rest in computations[name]:
-        called = _CALLED.findall(rest)
-        for branches in _BRANCHES.findall(rest):
-            called += [branch.strip().lstrip("%") for branch in branches.split(",")]
-        trips, unknown = 1, False
-        if operation == "while":
-            known = _TRIPS.search(rest)
-            trips, unknown = (int(known[1]), False) if known else (1, True)
-        for inner in called:
-            yield from _reached(computations, inner, runs * trips, is_open or unknown)
-
-
 def _payload(kind: str, shape: str, started: bool, group: int) -> int:
     """Bytes of the array that a collective is about, from the shape of its result."""
-    total = sum(_bytes(*each) for each in _SHAPE.findall(shape))
+    total = sum(array.bytes for array in hlo.arrays(shape))
     if kind == "reduce-scatter":
         return total * group
     if not started or kind == "all-reduce":
         return total
     # A start returns its operand beside its result.
     return round(total * group / (group + 1)) if kind == "all-gather" else total // 2
-
-
-def _bytes(dtype: str, sizes: str) -> int:
-    bits = 8 if dtype == "pred" else int((re.search(r"\d+", dtype) or ["32"])[0])
-    return math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
 
 
 def _group(rest: str, devices: int) -> int:

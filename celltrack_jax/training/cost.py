@@ -1,4 +1,4 @@
-"""What a training step costs, counted before it runs: FLOPs of the network, and the roofline of a compiled program."""
+"""What a training step costs, counted before it runs: FLOPs of the network, roofline and memory of the program."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,6 @@ from jax.interpreters import partial_eval
 
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import Task
-from celltrack_jax.training.hardware import Peak
 
 
 def network_flops(task: Task, model: FunctionalModel, platform: str) -> float:
@@ -123,8 +122,8 @@ def _convolution(equation: Any) -> float:
 def compiler_count(program: Any) -> tuple[float, float]:
     """Returns the FLOPs and bytes of a compiled program on one device, as its compiler counts them.
 
-    FLOPs are all arithmetic, without taps on zero padding; bytes are what operations read and write, in the memory of
-    the chip's cores too. A loop counts once.
+    FLOPs are all arithmetic, without taps on zero padding; bytes are what operations read and write, on
+    a TPU in the memory of its cores too (`hlo.hbm_bytes` leaves that out). A loop counts once.
     """
     counted = program.cost_analysis()
     counted = counted[0] if isinstance(counted, list) else counted
@@ -132,34 +131,25 @@ def compiler_count(program: Any) -> tuple[float, float]:
 
 
 class Roofline(NamedTuple):
-    """Seconds that a step needs at least, by what would bound it alone."""
+    """Seconds that a step on one device needs at least, by what would bound it alone."""
 
     compute_s: float
+    """Its FLOPs at the device's peak."""
     memory_s: float
+    """Its bytes at the bandwidth of the device's memory."""
+    cores_s: float
+    """Its operations one after the other, as a TPU's compiler expects them; 0 where that is not known."""
     communication_s: float
 
     @property
     def step_s(self) -> float:
-        """Compute and memory traffic overlap; collectives wait for the gradients and are waited for."""
-        return max(self.compute_s, self.memory_s) + self.communication_s
+        """The first three overlap; collectives wait for the gradients and are waited for."""
+        return max(self.compute_s, self.memory_s, self.cores_s) + self.communication_s
 
     @property
     def bound(self) -> str:
         """What takes the most time."""
-        named = {"compute": self.compute_s, "memory": self.memory_s, "communication": self.communication_s}
-        return max(named, key=lambda name: named[name])
-
-
-def roofline(flops: float, bytes_moved: float, communication_s: float, peak: Peak) -> Roofline:
-    """Returns the bounds of a step on one device.
-
-    Args:
-      flops: of one device.
-      bytes_moved: to and from its memory.
-      communication_s: of its collectives.
-      peak: of the device.
-    """
-    return Roofline(flops / peak.flops, bytes_moved / peak.bytes, communication_s)
+        return max(zip(self, self._fields, strict=True))[1].removesuffix("_s")
 
 
 class BatchModel(NamedTuple):

@@ -21,6 +21,8 @@ class Chip(NamedTuple):
     kind: str
     """What jax calls the device."""
     peak: Peak
+    clock: float
+    """Cycles/s, at which its matrix units reach the peak (that of v6e from four of 256x256, which are not documented)."""
     memory: int
     """Bytes of HBM that its compiler gives to a program; the data sheet's are 1 to 4 % more."""
     link: float
@@ -38,10 +40,14 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", Peak(275e12, 1.2e12), int(30.75 * 2**30), 50e9, 3, 4, 4096, 6.25e9, 4),
-    "v5e": Chip("TPU v5 lite", Peak(197e12, 0.82e12), int(15.75 * 2**30), 50e9, 2, 16, 256, 3.125e9, 4),
-    "v5p": Chip("TPU v5", Peak(459e12, 2.77e12), int(95.74 * 2**30), 100e9, 3, 4, 6144, 6.25e9, 4),
-    "v6e": Chip("TPU v6 lite", Peak(918e12, 1.64e12), int(31.25 * 2**30), 100e9, 2, 16, 256, 12.5e9, 4),
+    "v4": Chip("TPU v4", Peak(275e12, 1.2e12), 1.05e9, int(30.75 * 2**30), 50e9, 3, 4, 4096, 6.25e9, 4),
+    "v5e": Chip(
+        "TPU v5 lite", Peak(197e12, 0.82e12), 1.5e9, int(15.75 * 2**30), 50e9, 2, 16, 256, 3.125e9, 4
+    ),
+    "v5p": Chip("TPU v5", Peak(459e12, 2.77e12), 1.75e9, int(95.74 * 2**30), 100e9, 3, 4, 6144, 6.25e9, 4),
+    "v6e": Chip(
+        "TPU v6 lite", Peak(918e12, 1.64e12), 1.75e9, int(31.25 * 2**30), 100e9, 2, 16, 256, 12.5e9, 4
+    ),
 }
 """By the name in a topology such as v5e:4x4."""
 
