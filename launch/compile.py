@@ -102,8 +102,11 @@ def table(found: dict[str, Any]) -> str:
         ("compiled in", f"{found['compile_s']:.0f} s"),
     ]  # fmt: skip
     rows.append(("memory", _memory(memory, found["fits"])))
-    if "largest_batch" in found:
-        rows.append(("largest batch", f"about {found['largest_batch']} per device, by a straight line"))
+    if search := found.get("search"):
+        also = f"{search['batch_per_device']} need {search['memory']['needed'] / 2**30:.2f} GiB"
+        rows.append(
+            ("largest batch", f"about {search['largest_batch']} per device, by a straight line ({also})")
+        )
     if found["fits"]:
         rows += _costs(found)
     return "\n".join(f"{name:15s} {text}" for name, text in rows)

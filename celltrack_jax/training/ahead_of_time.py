@@ -93,11 +93,11 @@ def report(config: Config, target: Target, batch_per_device: int, *, search: boo
       config: the experiment; its mesh.space and seed, data, model, ... are used, its batch size is set.
       target: the devices.
       batch_per_device: samples of each device, or of each group of mesh.space devices that share samples.
-      search: whether to compile once more, to say which batch is the largest that fits.
+      search: whether to compile for a second batch too, which says the largest that fits.
 
     Returns:
       JSON-ready numbers, per device unless named otherwise; see docs/compile. Where the batch does not fit, only
-      memory and the largest batch.
+      memory and what the search found.
 
     Raises:
       InputError: config and devices contradict each other, or not even one sample fits.
@@ -121,8 +121,7 @@ def report(config: Config, target: Target, batch_per_device: int, *, search: boo
     if first.program is not None:
         result |= _costs(config, target, first.program)
     if target.chip and search:
-        result["largest_batch"] = _largest_batch(config, target, first)
-    config.data.batch_size = batch_per_device * groups
+        result["search"] = _search(config, target, first)
     return result
 
 
@@ -175,8 +174,8 @@ def _memory(compiled: Compiled, target: Target) -> dict[str, Any]:
     return {"needed": round(compiled.needed), "available": available, **parts}
 
 
-def _largest_batch(config: Config, target: Target, first: Compiled) -> int:
-    """The largest batch per device that fits, by a straight line through two compilations."""
+def _search(config: Config, target: Target, first: Compiled) -> dict[str, Any]:
+    """Compiles at another batch; returns it, its memory and roofline, and the largest batch by a line through both."""
     assert target.chip is not None
     batch = first.batch_per_device
     if first.program is None and batch == 1:
@@ -186,11 +185,17 @@ def _largest_batch(config: Config, target: Target, first: Compiled) -> int:
         )
     second = _compile(config, target, 2 * batch if first.program is not None else 1)
     if first.program is None and second.program is None:
-        return _largest_batch(config, target, second)
+        return _search(config, target, second)
     line = cost.BatchModel.fit((batch, first.needed), (second.batch_per_device, second.needed))
-    largest = line.largest(target.chip.memory) or 0
-    known = [each.batch_per_device for each in (first, second) if each.program is not None]
-    return max(largest, *known)
+    fits = [each.batch_per_device for each in (first, second) if each.program is not None]
+    found = {
+        "largest_batch": max(line.largest(target.chip.memory) or 0, *fits),
+        "batch_per_device": second.batch_per_device,
+        "memory": _memory(second, target),
+    }
+    if second.program is not None:
+        found["roofline"] = _costs(config, target, second.program)["roofline"]
+    return found
 
 
 def _costs(config: Config, target: Target, program: Any) -> dict[str, Any]:
