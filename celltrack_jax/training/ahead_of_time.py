@@ -183,12 +183,12 @@ def _search(config: Config, target: Target, first: Compiled) -> dict[str, Any]:
             f"one sample per device needs {first.needed / 2**30:.2f} GiB, {target.topology} has "
             f"{target.chip.memory / 2**30:.2f} GiB: set --config.model.remat, a smaller --config.data.crop, or --space"
         )
-    second = _compile(config, target, 2 * batch if first.program is not None else 1)
+    second = _compile(config, target, _larger(first, target.chip) if first.program is not None else 1)
     if first.program is None and second.program is None:
         return _search(config, target, second)
     line = cost.BatchModel.fit((batch, first.needed), (second.batch_per_device, second.needed))
     fits = [each.batch_per_device for each in (first, second) if each.program is not None]
-    found = {
+    found: dict[str, Any] = {
         "largest_batch": max(line.largest(target.chip.memory) or 0, *fits),
         "batch_per_device": second.batch_per_device,
         "memory": _memory(second, target),
@@ -196,6 +196,12 @@ def _search(config: Config, target: Target, first: Compiled) -> dict[str, Any]:
     if second.program is not None:
         found["roofline"] = _costs(config, target, second.program)["roofline"]
     return found
+
+
+def _larger(first: Compiled, chip: Chip) -> int:
+    """A batch that fills about half the memory: small ones say little, since the cores' memory holds what they need."""
+    room = max(1.0, chip.memory / (2 * first.needed))
+    return first.batch_per_device * 2 ** min(6, max(1, math.floor(math.log2(room))))
 
 
 def _costs(config: Config, target: Target, program: Any) -> dict[str, Any]:
