@@ -14,6 +14,7 @@ from celltrack_jax import tasks
 from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.ops import convolution
 from celltrack_jax.training import checkpoint, mesh
 
 
@@ -90,4 +91,16 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
         "representation": config.representation.to_dict(),
     }
     apply = task.predictor(model, jax.device_put(variables, mesh.replicated(grid)))
+    if space > 1:
+        apply = _split(apply)
     return Segmenter(task, inference, tracking, apply, jax.sharding.NamedSharding(grid, split), identity)
+
+
+def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:
+    """Keeps each device to its part of a tile."""
+
+    def apply_to_parts(image: Any) -> jax.Array:
+        with convolution.lowered_plainly():
+            return apply(image)
+
+    return apply_to_parts
