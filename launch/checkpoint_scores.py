@@ -5,7 +5,7 @@ A row, <workdir>/evaluation/<step>.json, is used again as long as checkpoint and
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,22 @@ from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.report import evaluation, tables
 from celltrack_jax.training import checkpoint
 from launch import local, on
+from launch.processes import Processes
 from launch.slurm import jobs
 
 _NOT_JUDGED = ("train", "optimizer", "mesh", "augment", "ema_decay", "seed")
 """Parts of a config that a checkpoint's scores do not depend on."""
 
 
-def score_some(workdir: Path, wanted: Sequence[str | int]) -> list[dict[str, Any]]:
+def score_some(
+    workdir: Path, wanted: Sequence[str | int], stop: Callable[[], bool] = lambda: False
+) -> list[dict[str, Any]]:
     """Scores checkpoints in this process, writes and prints their rows, and returns them.
 
     Args:
       workdir: of the run.
       wanted: "best", "latest" or steps.
+      stop: polled; a checkpoint that it breaks off has no row.
 
     Raises:
       InputError: there is no such checkpoint, or the data are absent.
@@ -39,7 +43,9 @@ def score_some(workdir: Path, wanted: Sequence[str | int]) -> list[dict[str, Any
     rows = []
     for which in wanted:
         step, variables = checkpoint.restore_variables(workdir, which, model)
-        scores = task.evaluate(model, variables, lambda: False) or {}
+        scores = task.evaluate(model, variables, stop)
+        if scores is None:
+            break
         rows.append({"step": step, **scores})
         text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
         files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
@@ -48,12 +54,13 @@ def score_some(workdir: Path, wanted: Sequence[str | int]) -> list[dict[str, Any
 
 
 def score_all(
-    workdir: Path, *, again: bool, at_once: int, slurm: dict[str, Any] | None
+    workdir: Path, processes: Processes, *, again: bool, at_once: int, slurm: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Scores all checkpoints that have no row yet, and writes evaluation.csv and evaluation.html.
 
     Args:
       workdir: of the run.
+      processes: of this command, which share the work; the first one writes.
       again: score those that have one, too.
       at_once: how many processes, or jobs of the array (0: no limit there).
       slurm: settings of the jobs; None scores here.
@@ -68,9 +75,10 @@ def score_all(
     steps = checkpoint.checkpoint_steps(workdir)
     if not steps:
         raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
-    if again:
+    if again and processes.index == 0:
         for step in steps:
             _row_file(workdir, step).unlink(missing_ok=True)
+    processes.meet("cleared")
     known = {step: _read_row(workdir, step, config) for step in steps}
     missing = [step for step, row in known.items() if row is None]
     if len(missing) < len(steps):
@@ -84,7 +92,7 @@ def score_all(
     elif at_once > 1:
         errors = _in_children(workdir, missing, at_once)
     else:
-        errors = _in_this_process(workdir, missing)
+        errors = _in_these_processes(workdir, missing, processes)
     found = {step: _read_row(workdir, step, config) for step in steps}
     rows = [row for row in found.values() if row is not None]
     problems = [
@@ -92,7 +100,7 @@ def score_all(
         for step in steps
         if found[step] is None
     ]
-    if rows:
+    if rows and processes.index == 0:
         facts = {
             "Config": f"{config.model.name}, {config.task}",
             "Checkpoints": f"{len(rows)} of {len(steps)}",
@@ -123,13 +131,17 @@ def print_row(row: Mapping[str, Any]) -> None:
     print(f"step {row['step']}  {values}", flush=True)
 
 
-def _in_this_process(workdir: Path, steps: Sequence[int]) -> dict[int, str]:
+def _in_these_processes(workdir: Path, steps: Sequence[int], processes: Processes) -> dict[int, str]:
+    """Scores every n-th checkpoint in each of the run's n processes; returns what went wrong in this one."""
     errors = {}
-    for step in steps:
+    for step in steps[processes.index :: processes.count]:
+        if processes.asked():
+            break
         try:
-            score_some(workdir, [step])
+            score_some(workdir, [step], processes.asked)
         except InputError as error:
             errors[step] = str(error)
+    processes.meet("scored")
     return errors
 
 

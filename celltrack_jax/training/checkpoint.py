@@ -1,5 +1,6 @@
 """Checkpoints of a run, by orbax v1: saved asynchronously, restorable on any number of devices."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,7 @@ def restore_variables(workdir: Path, which: str | int, model: FunctionalModel) -
     folder = workdir.absolute() / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: give the --workdir of a launch.train run")
-    with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
+    with _in_this_process(), ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
         saved = [checkpoint.step for checkpoint in checkpointer.checkpoints]
         if not saved:
             raise InputError(f"{folder} holds no finished checkpoint: train longer before predicting")
@@ -136,7 +137,7 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     folder = workdir.absolute() / "checkpoints"
     if not folder.is_dir():
         return []
-    with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
+    with _in_this_process(), ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
         return sorted(checkpoint.step for checkpoint in checkpointer.checkpoints)
 
 
@@ -167,6 +168,17 @@ def load_config(workdir: Path) -> Config:
         raise InputError(f"{path} does not exist: give the --workdir of a launch.train run") from error
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}): train again into a new --workdir") from error
+
+
+def _in_this_process() -> contextlib.AbstractContextManager[Any]:
+    """A context in which orbax does not wait for the other processes of a run: each may read something else."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    return ocp.Context(multiprocessing_options=options)
 
 
 def _refuse_other_run(workdir: Path, old: Any, new: Any) -> None:
