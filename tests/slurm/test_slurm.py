@@ -1,7 +1,9 @@
 """Training under a real SLURM of two nodes on this machine; skipped where SLURM cannot be installed."""
 
+import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from celltrack_jax.training import progress
 from launch import cli
+from launch.slurm import jobs
 from tests import tiny_store
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +51,20 @@ def command(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(command, tmp_path_factory):
-    """Losses of one process without SLURM."""
+def run(command, tmp_path_factory):
+    """A run of one process without SLURM, of which twenty checkpoints are kept."""
     workdir = tmp_path_factory.mktemp("alone")
-    done = call(*command, f"--workdir={workdir}")
+    done = call(
+        *command, f"--workdir={workdir}", "--config.train.save_every=2", "--config.train.keep_latest=20"
+    )
     assert done.returncode == 0, done.stderr
-    return losses(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def alone(run):
+    """Its losses."""
+    return losses(run)
 
 
 def start(nodes: int, name: str, *command: str) -> subprocess.Popen:
@@ -75,11 +87,25 @@ def losses(workdir: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
 
 
-def assert_same(found: dict[int, float], expected: dict[int, float]) -> None:
+def assert_same(found: dict[int, float], expected: dict[int, float], tolerance: float = 1e-4) -> None:
     assert sorted(found) == sorted(expected) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(
-        [found[step] for step in sorted(found)], [expected[step] for step in sorted(found)], rtol=1e-4
+        [found[step] for step in sorted(found)], [expected[step] for step in sorted(found)], rtol=tolerance
     )
+
+
+def wait_for_steps(workdir: Path, steps: int, job: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 400
+    while len(losses(workdir)) < steps:
+        assert time.monotonic() < deadline, "the job does not train"
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.2)
+
+
+def runs(workdir: Path) -> dict[str, tuple[str, int]]:
+    """Status and attempts of a sweep's runs, by arm."""
+    rows = json.loads((workdir / "manifest.json").read_text())["runs"]
+    return {row["arm"]: (row["status"], row["attempts"]) for row in rows}
 
 
 def test_slurm_training_over_two_nodes_equals_one_process(slurm, command, alone, tmp_path):
@@ -89,11 +115,7 @@ def test_slurm_training_over_two_nodes_equals_one_process(slurm, command, alone,
 
 def test_slurm_run_that_is_told_to_stop_goes_on_with_another_node_count(slurm, command, alone, tmp_path):
     job = start(2, "stopped", *command, f"--workdir={tmp_path}")
-    deadline = time.monotonic() + 400
-    while len(losses(tmp_path)) < 10:
-        assert time.monotonic() < deadline, "the job does not train"
-        assert job.poll() is None, job.communicate()[1][-3000:]
-        time.sleep(0.2)
+    wait_for_steps(tmp_path, 10, job)
     assert call("scancel", "--signal=TERM", "--name=stopped").returncode == 0
     assert f"of {STEPS}; the same command continues" in finish(job, cli.STOPPED)
     stopped = len(losses(tmp_path))
@@ -102,3 +124,93 @@ def test_slurm_run_that_is_told_to_stop_goes_on_with_another_node_count(slurm, c
         start(1, "resumed", *command, f"--workdir={tmp_path}")
     )
     assert_same(losses(tmp_path), alone)
+
+
+def test_slurm_training_over_two_nodes_equals_one_process_in_float64(slurm, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    precise = [*command, "--config.model.dtype=float64"]
+    job = start(2, "precise", *precise, f"--workdir={tmp_path / 'two'}")
+    done = call(*precise, f"--workdir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    finish(job)
+    assert_same(losses(tmp_path / "two"), losses(tmp_path / "one"), 1e-8)
+
+
+def test_slurm_run_that_is_told_to_stop_queues_again_and_goes_on_with_what_it_is_granted(
+    slurm, command, alone, tmp_path
+):
+    """It begins on two nodes; when it is told to stop, one of them is taken away."""
+    flags = [f"--workdir={tmp_path}", "--on=slurm", "--slurm=nodes=1-2"]
+    job = subprocess.Popen(
+        [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for_steps(tmp_path, 10, job)
+        assert call("scontrol", "update", "nodename=n1", "state=drain", "reason=test").returncode == 0
+        assert call("scancel", "--signal=TERM", f"--name=train {tmp_path.name}").returncode == 0
+        assert re.search(r"^job \d+, log .*_0_log.out$", finish(job), re.MULTILINE)
+    finally:
+        call("scontrol", "update", "nodename=n1", "state=resume")
+    (log,) = (tmp_path / "slurm").glob("*_0_log.out")
+    said = log.read_text()
+    stopped = int(re.findall(r"stopped at step (\d+) of", said)[0])
+    assert 10 <= stopped < STEPS
+    assert f"resumed at step {stopped} of {STEPS}" in said
+    assert re.findall(r"per device, (\d) x cpu", said) == ["2", "1"]
+    assert_same(losses(tmp_path), alone)
+
+
+def test_slurm_job_that_is_cancelled_is_not_queued_again(slurm, tmp_path):
+    """Although its command saves and says, by its status, that it could go on."""
+    stops = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); print('up'); time.sleep(99)"
+    )
+    (job,) = jobs.submit([["-u", "-c", stops]], tmp_path, "cancelled", {})
+    deadline = time.monotonic() + 60
+    while not (jobs.log_file(tmp_path, job).exists() and "up" in jobs.log_file(tmp_path, job).read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    jobs.cancel([job])
+    while job in (jobs.states() or {job: ""}):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert jobs.outcome(tmp_path, job) is None
+    assert jobs.vanished(tmp_path, job).status == 1
+
+
+def test_slurm_sweep_of_twelve_arms_tables_all_but_the_one_that_fails(slurm, command, tmp_path):
+    store = next(flag for flag in command if flag.startswith("--config.data.store="))
+    sweep = [sys.executable, "-m", "launch.sweep", "--config=tests/launch/twelve_arms.py", store]
+    sweep += [f"--workdir={tmp_path}", "--on=slurm"]
+    first = call(*sweep)
+    assert first.returncode == 1, first.stderr
+    names = list(runs(tmp_path))
+    assert (len(names), names[-1]) == (12, "impossible")
+    expected = {name: ("done", 1) for name in names[:-1]}
+    assert runs(tmp_path) == expected | {"impossible": ("failed", 1)}
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert [row["arm"] for row in rows] == names
+    assert all(row["score"] and row["done"] == "1/1" for row in rows[:-1])
+    assert "groups of space=7" in rows[-1]["problem"]
+    second = call(*sweep)
+    assert second.returncode == 1, second.stderr
+    assert runs(tmp_path) == expected | {"impossible": ("failed", 2)}
+    assert "11 of 12 runs are done already" in second.stdout
+
+
+def test_slurm_array_scores_every_checkpoint(slurm, run):
+    (run / "evaluation.csv").unlink(missing_ok=True)
+    evaluate = [sys.executable, "-m", "launch.evaluate", f"--workdir={run}", "--checkpoints=all"]
+    done = call(*evaluate, "--on=slurm", f"--json={run / 'rows.json'}")
+    assert done.returncode == 0, done.stderr
+    steps = list(range(STEPS - 38, STEPS + 1, 2))
+    assert len(list((run / "slurm").glob("*.status"))) == len(steps) == 20
+    assert [row["step"] for row in json.loads((run / "rows.json").read_text())] == steps
+    rows = list(csv.DictReader((run / "evaluation.csv").open()))
+    assert [int(row["step"]) for row in rows] == steps
+    curve = re.search(r"<figure>.{0,80}score.*?</figure>", (run / "evaluation.html").read_text(), re.DOTALL)
+    assert curve is not None
+    assert curve.group().count("<circle") == 20
+    # The run's own evaluation of its last step says the same.
+    own = [row for row in progress.read_history(run) if row["kind"] == "eval"][-1]
+    assert float(rows[-1]["score"]) == pytest.approx(own["score"], rel=1e-6)
