@@ -84,6 +84,7 @@ def find_compiler() -> None:
         # It keeps nothing for machines that are not there, and warns each time.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two at a time, since no TPU is shared
         # Asked for by the library, though no TPU is used.
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",

@@ -1,8 +1,8 @@
 """How a training step grows with the number of chips: a model of compute, communication and input.
 
 A step is what one chip does alone, plus the sum of the gradients over all chips, plus the wait for the slowest host's
-batch. The first is read off compile reports; the second is the ring model of `collectives` and, beyond one slice, the same
-over the data-centre network; the third is simulated from measured reading times.
+batch. The first is read off compile reports; the second is the ring model of `collectives` and, beyond one slice, the
+same over the data-centre network; the third is simulated from measured reading times.
 """
 
 import math
