@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 class Run:
     """A run of launch.predict into <movie>_RES, one tile of 56 x 56 pixels after the other."""
 
-    def __init__(self, flat: Path, movie: Path, *flags: str, pause_s: float = 0.03):
+    def __init__(self, flat: Path, movie: Path, *flags: str, pause_s: float = 0.08):
         """Starts it; `pause_s` is waited before each tile."""
         self.output = Path(f"{movie}_RES")
         self.calls = movie.parent / "calls"
@@ -37,7 +37,7 @@ class Run:
 
     def wait_for_tiles(self, frame: int, count: int) -> None:
         """Waits until so many tiles of a frame are kept."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while len(self.kept(frame)) < count:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
@@ -48,7 +48,7 @@ class Run:
         if number is not None:
             os.kill(self.process.pid, number)
         try:
-            out, err = self.process.communicate(timeout=60)
+            out, err = self.process.communicate(timeout=150)
         finally:
             self.process.kill()
         return self.process.returncode, out, err

@@ -35,7 +35,7 @@ def said(out: str) -> list[str]:
 
 
 def test_processes_stop_together_and_any_number_of_them_gives_the_same_result(flat, movie):
-    runs = [Run(flat, movie, *flags, pause_s=0.1) for flags in ranks(2)]
+    runs = [Run(flat, movie, *flags, pause_s=0.3) for flags in ranks(2)]
     for rank, run in enumerate(runs):
         run.wait_for_tiles(rank, 3)
     ends = [runs[1].end(signal.SIGTERM), runs[0].end()]
