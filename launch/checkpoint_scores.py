@@ -23,28 +23,21 @@ _NOT_JUDGED = ("train", "optimizer", "mesh", "augment", "ema_decay", "seed")
 """Parts of a config that a checkpoint's scores do not depend on."""
 
 
-def score_some(workdir: Path, wanted: Sequence[str | int]) -> list[dict[str, Any]]:
-    """Scores checkpoints in this process, writes and prints their rows, and returns them.
+def score_one(workdir: Path, which: str) -> dict[str, Any]:
+    """Scores a checkpoint in this process, writes and prints its row, and returns it.
 
     Args:
       workdir: of the run.
-      wanted: "best", "latest" or steps.
+      which: "best", "latest" or a step.
 
     Raises:
       InputError: there is no such checkpoint, or the data are absent.
     """
-    config = checkpoint.load_config(workdir)
-    task = tasks.build(config)
-    model = FunctionalModel(task.model)
-    rows = []
-    for which in wanted:
-        step, variables = checkpoint.restore_variables(workdir, which, model)
-        scores = task.evaluate(model, variables, lambda: False) or {}
-        rows.append({"step": step, **scores})
-        text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
-        files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
-        print_row(rows[-1])
-    return rows
+    errors: dict[str, str] = {}
+    rows = _in_this_process(workdir, [which], errors)
+    if errors:
+        raise InputError(errors[which])
+    return rows[0]
 
 
 def score_all(
@@ -79,12 +72,13 @@ def score_all(
     for row in known.values():
         if row is not None:
             print_row(row)
+    errors: dict[int, str] = {}
     if slurm is not None:
-        errors = _on_slurm(workdir, missing, at_once, slurm)
+        _on_slurm(workdir, missing, at_once, slurm, errors)
     elif at_once > 1:
-        errors = _in_children(workdir, missing, at_once)
-    else:
-        errors = _in_this_process(workdir, missing)
+        _in_children(workdir, missing, at_once, errors)
+    elif missing:
+        _in_this_process(workdir, missing, errors)
     found = {step: _read_row(workdir, step, config) for step in steps}
     rows = [row for row in found.values() if row is not None]
     problems = [
@@ -123,19 +117,27 @@ def print_row(row: Mapping[str, Any]) -> None:
     print(f"step {row['step']}  {values}", flush=True)
 
 
-def _in_this_process(workdir: Path, steps: Sequence[int]) -> dict[int, str]:
-    errors = {}
-    for step in steps:
+def _in_this_process(workdir: Path, wanted: Sequence[Any], errors: dict[Any, str]) -> list[dict[str, Any]]:
+    """Scores checkpoints with one compiled network."""
+    config = checkpoint.load_config(workdir)
+    task = tasks.build(config)
+    model = FunctionalModel(task.model)
+    rows = []
+    for which in wanted:
         try:
-            score_some(workdir, [step])
+            step, variables = checkpoint.restore_variables(workdir, which, model)
+            scores = task.evaluate(model, variables, lambda: False) or {}
         except InputError as error:
-            errors[step] = str(error)
-    return errors
+            errors[which] = str(error)
+            continue
+        rows.append({"step": step, **scores})
+        text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
+        files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
+        print_row(rows[-1])
+    return rows
 
 
-def _in_children(workdir: Path, steps: Sequence[int], at_once: int) -> dict[int, str]:
-    errors: dict[int, str] = {}
-
+def _in_children(workdir: Path, steps: Sequence[int], at_once: int, errors: dict[int, str]) -> None:
     def ended(name: str, outcome: jobs.Outcome) -> None:
         _tell(workdir, int(name), outcome, errors)
 
@@ -144,13 +146,13 @@ def _in_children(workdir: Path, steps: Sequence[int], at_once: int) -> dict[int,
         local.run(commands, lambda name: _log(workdir, name), at_once, lambda _: None, ended, stop)
         if stop():
             raise KeyboardInterrupt
-    return errors
 
 
-def _on_slurm(workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str, Any]) -> dict[int, str]:
-    errors: dict[int, str] = {}
+def _on_slurm(
+    workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str, Any], errors: dict[int, str]
+) -> None:
     if not steps:
-        return errors
+        return
     folder = workdir.absolute() / "slurm"
     commands = [_command(workdir, step) for step in steps]
     ids = jobs.submit(commands, folder, f"evaluate {workdir.name}", slurm, at_once)
@@ -168,7 +170,6 @@ def _on_slurm(workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str
     except BaseException:
         jobs.cancel(ids)
         raise
-    return errors
 
 
 def _tell(workdir: Path, step: int, outcome: jobs.Outcome, errors: dict[int, str]) -> None:

@@ -85,7 +85,7 @@ def score_run(workdir: Path, which: str) -> int:
     elif slurm is not None:
         raise flags.ValidationError("--on=slurm goes with --checkpoints=all, a job per checkpoint")
     else:
-        rows = checkpoint_scores.score_some(workdir, [which])
+        rows = [checkpoint_scores.score_one(workdir, which)]
     if JSON.value:
         _write_json(rows)
     for problem in problems:
