@@ -5,7 +5,7 @@ A row, <workdir>/evaluation/<step>.json, is used again as long as checkpoint and
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +24,21 @@ _NOT_JUDGED = ("train", "optimizer", "mesh", "augment", "ema_decay", "seed")
 """Parts of a config that a checkpoint's scores do not depend on."""
 
 
-def score_some(
-    workdir: Path, wanted: Sequence[str | int], stop: Callable[[], bool] = lambda: False
-) -> list[dict[str, Any]]:
-    """Scores checkpoints in this process, writes and prints their rows, and returns them.
+def score_one(workdir: Path, which: str, processes: Processes) -> list[dict[str, Any]]:
+    """Scores a checkpoint in the first process, writes and prints its row, and returns it alone; none if told to stop.
 
     Args:
       workdir: of the run.
-      wanted: "best", "latest" or steps.
-      stop: polled; a checkpoint that it breaks off has no row.
+      which: "best", "latest" or a step.
+      processes: of this command.
 
     Raises:
       InputError: there is no such checkpoint, or the data are absent.
     """
-    config = checkpoint.load_config(workdir)
-    task = tasks.build(config)
-    model = FunctionalModel(task.model)
-    rows = []
-    for which in wanted:
-        step, variables = checkpoint.restore_variables(workdir, which, model)
-        scores = task.evaluate(model, variables, stop)
-        if scores is None:
-            break
-        rows.append({"step": step, **scores})
-        text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
-        files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
-        print_row(rows[-1])
+    errors: dict[str, str] = {}
+    rows = _in_these_processes(workdir, [which], processes, errors)
+    if errors:
+        raise InputError(errors[which])
     return rows
 
 
@@ -87,12 +76,13 @@ def score_all(
     for row in known.values():
         if row is not None:
             print_row(row)
+    errors: dict[int, str] = {}
     if slurm is not None:
-        errors = _on_slurm(workdir, missing, at_once, slurm)
+        _on_slurm(workdir, missing, at_once, slurm, errors)
     elif at_once > 1:
-        errors = _in_children(workdir, missing, at_once)
-    else:
-        errors = _in_these_processes(workdir, missing, processes)
+        _in_children(workdir, missing, at_once, errors)
+    elif missing:
+        _in_these_processes(workdir, missing, processes, errors)
     found = {step: _read_row(workdir, step, config) for step in steps}
     rows = [row for row in found.values() if row is not None]
     problems = [
@@ -131,23 +121,32 @@ def print_row(row: Mapping[str, Any]) -> None:
     print(f"step {row['step']}  {values}", flush=True)
 
 
-def _in_these_processes(workdir: Path, steps: Sequence[int], processes: Processes) -> dict[int, str]:
-    """Scores every n-th checkpoint in each of the run's n processes; returns what went wrong in this one."""
-    errors = {}
-    for step in steps[processes.index :: processes.count]:
-        if processes.asked():
-            break
+def _in_these_processes(
+    workdir: Path, wanted: Sequence[Any], processes: Processes, errors: dict[Any, str]
+) -> list[dict[str, Any]]:
+    """Scores, with one compiled network, every n-th checkpoint in each of the run's n processes; returns its rows."""
+    config = checkpoint.load_config(workdir)
+    task = tasks.build(config)
+    model = FunctionalModel(task.model)
+    rows = []
+    for which in wanted[processes.index :: processes.count]:
         try:
-            score_some(workdir, [step], processes.asked)
+            step, variables = checkpoint.restore_variables(workdir, which, model)
+            scores = task.evaluate(model, variables, processes.asked)
         except InputError as error:
-            errors[step] = str(error)
+            errors[which] = str(error)
+            continue
+        if scores is None:
+            break
+        rows.append({"step": step, **scores})
+        text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
+        files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
+        print_row(rows[-1])
     processes.meet("scored")
-    return errors
+    return rows
 
 
-def _in_children(workdir: Path, steps: Sequence[int], at_once: int) -> dict[int, str]:
-    errors: dict[int, str] = {}
-
+def _in_children(workdir: Path, steps: Sequence[int], at_once: int, errors: dict[int, str]) -> None:
     def ended(name: str, outcome: jobs.Outcome) -> None:
         _tell(workdir, int(name), outcome, errors)
 
@@ -156,13 +155,13 @@ def _in_children(workdir: Path, steps: Sequence[int], at_once: int) -> dict[int,
         local.run(commands, lambda name: _log(workdir, name), at_once, lambda _: None, ended, stop)
         if stop():
             raise KeyboardInterrupt
-    return errors
 
 
-def _on_slurm(workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str, Any]) -> dict[int, str]:
-    errors: dict[int, str] = {}
+def _on_slurm(
+    workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str, Any], errors: dict[int, str]
+) -> None:
     if not steps:
-        return errors
+        return
     folder = workdir.absolute() / "slurm"
     commands = [_command(workdir, step) for step in steps]
     ids = jobs.submit(commands, folder, f"evaluate {workdir.name}", slurm, at_once)
@@ -180,7 +179,6 @@ def _on_slurm(workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str
     except BaseException:
         jobs.cancel(ids)
         raise
-    return errors
 
 
 def _tell(workdir: Path, step: int, outcome: jobs.Outcome, errors: dict[int, str]) -> None:

@@ -90,15 +90,14 @@ def score_run(workdir: Path, which: str) -> int:
                 workdir, processes, again=bool(AGAIN.value), at_once=int(JOBS.value or 0), slurm=slurm
             )
         else:
-            rows = checkpoint_scores.score_some(
-                workdir, [which] if processes.index == 0 else [], processes.asked
-            )
+            rows = checkpoint_scores.score_one(workdir, which, processes)
         stopped = processes.asked()
     if processes.index > 0 or stopped:
         if stopped:
             print(f"stopped with {len(rows)} checkpoints scored; the same command continues", flush=True)
         return cli.STOPPED if stopped else 0
-    checkpoint_scores.print_table(rows)
+    if which == "all":
+        checkpoint_scores.print_table(rows)
     if JSON.value:
         _write_json(rows)
     for problem in problems:

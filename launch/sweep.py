@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
@@ -65,10 +66,11 @@ def main(argv: Sequence[str]) -> int:
                 files.replace_text(manifest.folder(run) / "arm.py", text, "then run the same command again")
         manifest.save()
         watch = _Watch(manifest)
-        if slurm is None:
-            watch.run_here(int(_JOBS.value or 1), stop)
-        else:
-            watch.run_on_slurm(slurm, int(_JOBS.value or 0), stop)
+        with watch.bar:
+            if slurm is None:
+                watch.run_here(int(_JOBS.value or 1), stop)
+            else:
+                watch.run_on_slurm(slurm, int(_JOBS.value or 0), stop)
         metric = arms[0].config.train.best_metric
         _report(manifest, metric, f"{path}{colon}{argument}")
         return _status(manifest, stopped=stop())
@@ -80,6 +82,9 @@ class _Watch:
     def __init__(self, manifest: Manifest):
         self.manifest, self.todo = manifest, manifest.unfinished()
         self.ended = 0
+        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, disable=not sys.stdout.isatty())
+        self.task = self.bar.add_task("runs", total=len(self.todo))
         done = len(manifest.runs) - len(self.todo)
         if done:
             print(f"{done} of {len(manifest.runs)} runs are done already", flush=True)
@@ -139,7 +144,12 @@ class _Watch:
         said = f"[{self.ended}/{len(self.todo)}] {name} {run.status}"
         if run.status != manifests.RUNNING:
             said += f" after {run.seconds} s"
-        print(f"{said}: {run.error}" if run.error else said, flush=True)
+        said = f"{said}: {run.error}" if run.error else said
+        if self.bar.disable:
+            print(said, flush=True)
+        elif run.status != manifests.RUNNING:
+            self.bar.console.print(said, highlight=False, markup=False)
+            self.bar.update(self.task, completed=self.ended)
 
     def _command(self, run: Run) -> list[str]:
         folder = self.manifest.folder(run)

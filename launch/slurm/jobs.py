@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 _BEFORE_THE_LOOP = 128 + 15
 """Status of a command that SIGTERM ended while it started up: there was nothing to save."""
 _TAIL_BYTES = 65536
+_CANCEL_S = 60
+"""SLURM kills what has not stopped half a minute after it was told to."""
 
 
 class Outcome(NamedTuple):
@@ -114,8 +117,14 @@ def states() -> dict[str, str] | None:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Ends jobs: their commands save and stop, and are not queued again."""
+    """Ends jobs and waits until they are gone: their commands save and stop, and are not queued again."""
     subprocess.run(["scancel", *jobs], capture_output=True, check=False)
+    deadline = time.monotonic() + _CANCEL_S
+    while time.monotonic() < deadline:
+        listed = states()
+        if listed is not None and not listed.keys() & set(jobs):
+            return
+        time.sleep(1)
 
 
 def last_error(log: Path) -> str | None:
