@@ -279,19 +279,25 @@ def _advice(plan: Plan, job: scaling.Job, reading: scaling.Reading) -> Iterator[
     threads = enough_threads(plan, job, reading)
     ready = reading._replace(threads=threads, prefetch=2 * threads)
     now = scaling.predict(job, chip, most, plan.weak, ready)
+    needed = plan.weak * chip.per_host / scaling.alone_s(job, plan.weak)
+    lost = waits[worst] / scaling.alone_s(job, plan.weak)
     yield (
         f"- Input: a host's {reading.threads} threads read {reading.threads / crop_s:,.0f} crops/s at most, its "
-        f"{chip.per_host} chips use up to {plan.weak * chip.per_host / scaling.alone_s(job, plan.weak):,.0f}; the longest wait "
-        f"is {waits[worst] * 1e3:.1f} ms a step, on {worst} chips. Change: data.threads={threads} and "
-        f"data.prefetch={2 * threads} keep it below 1 %."
+        f"{chip.per_host} chips use up to {needed:,.0f}; "
+        + (
+            f"the longest wait is {waits[worst] * 1e3:.1f} ms a step, on {worst} chips. Change: "
+            f"data.threads={threads} and data.prefetch={2 * threads} keep it below 1 %."
+            if lost > 0.01
+            else "no step waits for it."
+        )
     )
     without = scaling.predict(job._replace(rounds=0), chip, most, plan.weak, ready)
     if job.rounds:
         yield (
             "- Loop rounds: a loop of the targets ends when all chips agree, after each offset. With that input, "
             f"{most} chips spend {now.rounds_s * 1e3:.1f} of {now.total_s * 1e3:.1f} ms on it; without it a step takes "
-            f"{without.total_s * 1e3:.1f} ms. Change: a loop whose length does not depend on data, or one of its own on each "
-            "chip (shard_map)."
+            f"{without.total_s * 1e3:.1f} ms. Change: a loop whose length does not depend on data, or one of its "
+            "own on each chip (shard_map)."
         )
     yield (
         f"- Sums: {job.gradient_bytes / 1e6:.1f} MB are {now.ici_s * 1e3:.2f} ms in a slice and "
