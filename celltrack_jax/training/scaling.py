@@ -53,9 +53,9 @@ class Step(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """What costs the most beside the chip's own work; "compute" where that is at least nine tenths."""
+        """What costs the most beside the chip's own work; "the chip" where that is at least nine tenths."""
         if self.alone_s >= 0.9 * self.total_s:
-            return "compute"
+            return "the chip"
         named = zip(self[1:], ("ICI", "network", "loop rounds", "input"), strict=True)
         return max(named)[1]
 

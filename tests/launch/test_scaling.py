@@ -1,6 +1,7 @@
 """The scaling model against hand-made numbers and limits, and the page that it writes."""
 
 import json
+import math
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_efficiency_is_at_most_one():
 
 
 def test_the_limit_is_what_costs_the_most_beside_compute():
-    assert Step(0.95, 0.02, 0.0, 0.03, 0.0).limit == "compute"
+    assert Step(0.95, 0.02, 0.0, 0.03, 0.0).limit == "the chip"
     assert Step(0.5, 0.02, 0.0, 0.1, 0.0).limit == "loop rounds"
     assert Step(0.5, 0.0, 0.3, 0.03, 0.1).limit == "network"
 
@@ -114,7 +115,13 @@ def folder(tmp_path):
         config = f"configs/ctc/segment.py:{name}"
         (tmp_path / f"{name}_1.json").write_text(json.dumps(report(config, 1, search=search)))
         (tmp_path / f"{name}_16.json").write_text(json.dumps(report(config, 16)))
-    quantiles = {"pixels": 1, "reads": 3, "quantiles": [[0.0, 0.001], [0.5, 0.002], [1.0, 0.003]]}
+    quantiles = {
+        "pixels": 1,
+        "reads": 3,
+        "cores": 2,
+        "load": 1.0,
+        "quantiles": [[0.0, 0.001], [0.5, 0.002], [1.0, 0.003]],
+    }
     (tmp_path / main.INPUT_FILE).write_text(json.dumps({plan.config: quantiles for plan in main.PLANS}))
     return tmp_path
 
@@ -122,8 +129,10 @@ def folder(tmp_path):
 def test_a_job_is_read_off_its_reports(folder):
     config = segment.get_config("sim")
     job = main.make_job(main.read_reports(folder), config, "configs/ctc/segment.py:sim")
+    assert main.largest_batch(main.read_reports(folder), "configs/ctc/segment.py:sim") == 40
     # 40 offsets and the test that ends the loop, along two axes.
     assert job == Job(((2, 1e-2), (32, 0.1)), 2_000_000, 3, 2 * 41)
+    assert main.largest_batch([report("x", 16)], "x") == 2
     with pytest.raises(InputError, match="v5e:1x1 and of a slice"):
         main.make_job([report("x", 16)], config, "x")
 
@@ -140,6 +149,14 @@ def test_the_page_is_short_and_says_what_is_measured_and_what_is_predicted(folde
     ):
         assert said in text
     assert max(map(len, text.splitlines())) < 600
+
+
+def test_threads_are_added_until_nobody_waits():
+    plan = main.Plan("", "", 4, 1024)
+    # A host's 16 crops take 0.16 s; a step 0.01 s and what is said.
+    threads = main.enough_threads(plan, JOB, steady(0.01))
+    said = 0.010 + sum(scaling.communication(JOB, 1024, V5E)[:2])  # no loop rounds
+    assert threads == 2 ** math.ceil(math.log2(0.16 / said))
 
 
 def test_missing_and_broken_reports_are_one_line(tmp_path):
