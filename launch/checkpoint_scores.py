@@ -5,7 +5,7 @@ A row, <workdir>/evaluation/<step>.json, is used again as long as checkpoint and
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def score_one(workdir: Path, which: str, processes: Processes) -> list[dict[str,
       InputError: there is no such checkpoint, or the data are absent.
     """
     errors: dict[str, str] = {}
-    rows = _in_these_processes(workdir, [which], processes, errors)
+    rows = _in_this_process(workdir, [which] if processes.index == 0 else [], processes.asked, errors)
+    processes.meet("scored")
     if errors:
         raise InputError(errors[which])
     return rows
@@ -81,8 +82,11 @@ def score_all(
         _on_slurm(workdir, missing, at_once, slurm, errors)
     elif at_once > 1:
         _in_children(workdir, missing, at_once, errors)
-    elif missing:
-        _in_these_processes(workdir, missing, processes, errors)
+    else:
+        # Shares of all, not of what is missing: that changes while others are quicker.
+        own = [step for step in steps[processes.index :: processes.count] if step in missing]
+        _in_this_process(workdir, own, processes.asked, errors)
+    processes.meet("scored")
     found = {step: _read_row(workdir, step, config) for step in steps}
     rows = [row for row in found.values() if row is not None]
     problems = [
@@ -121,18 +125,20 @@ def print_row(row: Mapping[str, Any]) -> None:
     print(f"step {row['step']}  {values}", flush=True)
 
 
-def _in_these_processes(
-    workdir: Path, wanted: Sequence[Any], processes: Processes, errors: dict[Any, str]
+def _in_this_process(
+    workdir: Path, wanted: Sequence[Any], stop: Callable[[], bool], errors: dict[Any, str]
 ) -> list[dict[str, Any]]:
-    """Scores, with one compiled network, every n-th checkpoint in each of the run's n processes; returns its rows."""
+    """Scores checkpoints with one compiled network, until told to stop; returns their rows."""
+    if not wanted:
+        return []
     config = checkpoint.load_config(workdir)
     task = tasks.build(config)
     model = FunctionalModel(task.model)
     rows = []
-    for which in wanted[processes.index :: processes.count]:
+    for which in wanted:
         try:
             step, variables = checkpoint.restore_variables(workdir, which, model)
-            scores = task.evaluate(model, variables, processes.asked)
+            scores = task.evaluate(model, variables, stop)
         except InputError as error:
             errors[which] = str(error)
             continue
@@ -142,7 +148,6 @@ def _in_these_processes(
         text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
         files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
         print_row(rows[-1])
-    processes.meet("scored")
     return rows
 
 

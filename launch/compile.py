@@ -125,11 +125,12 @@ def _memory(memory: dict[str, Any], fits: bool) -> str:
 
 def _costs(found: dict[str, Any]) -> list[tuple[str, str]]:
     flops, moved = found["flops"], found["bytes"]
+    more = f", {moved['accessed'] / 1e9:.2f} GB with what stays in its cores"
+    traffic = f"{moved['memory'] / 1e9:.2f} GB of the chip's memory"
     rows = [
         ("network", f"{flops['network'] / 1e9:.2f} GFLOP in convolutions and matrix products, both gradients included"),
         ("whole step", f"{flops['compiler'] / 1e9:.2f} GFLOP as the compiler counts"),
-        ("traffic", f"{moved['memory'] / 1e9:.2f} GB of chip memory; {moved['accessed'] / 1e9:.2f} GB with what stays "
-                    "in the cores"),
+        ("traffic", traffic + (more if moved["accessed"] != moved["memory"] else "")),
     ]  # fmt: skip
     for row in found["collectives"]:
         line = f"{row['kind']}: {row['count']} instructions, {row['runs']} runs, {row['bytes'] / 1e6:.3f} MB"

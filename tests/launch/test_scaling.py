@@ -144,7 +144,7 @@ def test_the_page_is_short_and_says_what_is_measured_and_what_is_predicted(folde
         "**Measured**",
         "**Predicted**",
         "nothing on this page was run on a TPU",
-        "| 1024 | 8 |",
+        "| 1024 | 32 |",
         "2D U-Net",
     ):
         assert said in text

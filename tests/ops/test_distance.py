@@ -105,3 +105,13 @@ def test_mirrors_and_transposition_commute(function, oracle):
         function(labels[::-1, ::-1], np.array([1.0, 2.0]), 9.0), distance[::-1, ::-1]
     )
     np.testing.assert_array_equal(function(labels.T, np.array([2.0, 1.0]), 9.0), distance.T)
+
+
+@ORACLES
+def test_no_round_of_a_batch_asks_whether_one_sample_goes_on(function, oracle):
+    """Over devices that split the batch, each answer would be a sum over all of them."""
+    del oracle
+    labels, spacing = jnp.ones((3, 8, 8), jnp.int32), jnp.ones((3, 2))
+    program = str(jax.make_jaxpr(jax.vmap(functools.partial(function, max_distance=5)))(labels, spacing))
+    assert "while[" in program
+    assert "reduce_or" not in program
