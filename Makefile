@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 1
 
-.PHONY: demo test lint lock setup bench-setup clean
+.PHONY: demo test lint lock setup bench-setup tpu-compiler clean
 
 demo: setup  ## Trains, tracks and scores: the embedded synthetic movie, or DATA=<CTC data set folder>.
 	$(RUN) -m launch.demo $(if $(DATA),--data="$(DATA)")
@@ -43,6 +43,12 @@ install-venv:
 
 bench-setup: setup  ## What launch.bench compares with.
 	$(RUN) -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
+
+TPU_COMPILER := .cache/libtpu
+tpu-compiler: setup  ## What launch.compile compiles with: 656 MB that nothing else needs.
+	@test -d $(TPU_COMPILER)/libtpu-$$(sed -n 's/^libtpu==\([0-9.]*\).*/\1/p' launch/tpu/requirements.lock).dist-info \
+	  || $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade \
+	    --target $(TPU_COMPILER) -r launch/tpu/requirements.lock
 
 lock:  ## Pins names, versions and hashes of everything; needs the network.
 	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv

@@ -17,36 +17,39 @@ from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.report import evaluation, tables
 from celltrack_jax.training import checkpoint
 from launch import local, on
+from launch.processes import Processes
 from launch.slurm import jobs
 
 _NOT_JUDGED = ("train", "optimizer", "mesh", "augment", "ema_decay", "seed")
 """Parts of a config that a checkpoint's scores do not depend on."""
 
 
-def score_one(workdir: Path, which: str) -> dict[str, Any]:
-    """Scores a checkpoint in this process, writes and prints its row, and returns it.
+def score_one(workdir: Path, which: str, processes: Processes) -> list[dict[str, Any]]:
+    """Scores a checkpoint in the first process, writes and prints its row, and returns it alone; none if told to stop.
 
     Args:
       workdir: of the run.
       which: "best", "latest" or a step.
+      processes: of this command.
 
     Raises:
       InputError: there is no such checkpoint, or the data are absent.
     """
     errors: dict[str, str] = {}
-    rows = _in_this_process(workdir, [which], errors)
+    rows = _in_these_processes(workdir, [which], processes, errors)
     if errors:
         raise InputError(errors[which])
-    return rows[0]
+    return rows
 
 
 def score_all(
-    workdir: Path, *, again: bool, at_once: int, slurm: dict[str, Any] | None
+    workdir: Path, processes: Processes, *, again: bool, at_once: int, slurm: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Scores all checkpoints that have no row yet, and writes evaluation.csv and evaluation.html.
 
     Args:
       workdir: of the run.
+      processes: of this command, which share the work; the first one writes.
       again: score those that have one, too.
       at_once: how many processes, or jobs of the array (0: no limit there).
       slurm: settings of the jobs; None scores here.
@@ -61,9 +64,10 @@ def score_all(
     steps = checkpoint.checkpoint_steps(workdir)
     if not steps:
         raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
-    if again:
+    if again and processes.index == 0:
         for step in steps:
             _row_file(workdir, step).unlink(missing_ok=True)
+    processes.meet("cleared")
     known = {step: _read_row(workdir, step, config) for step in steps}
     missing = [step for step, row in known.items() if row is None]
     if len(missing) < len(steps):
@@ -78,7 +82,7 @@ def score_all(
     elif at_once > 1:
         _in_children(workdir, missing, at_once, errors)
     elif missing:
-        _in_this_process(workdir, missing, errors)
+        _in_these_processes(workdir, missing, processes, errors)
     found = {step: _read_row(workdir, step, config) for step in steps}
     rows = [row for row in found.values() if row is not None]
     problems = [
@@ -86,7 +90,7 @@ def score_all(
         for step in steps
         if found[step] is None
     ]
-    if rows:
+    if rows and processes.index == 0:
         facts = {
             "Config": f"{config.model.name}, {config.task}",
             "Checkpoints": f"{len(rows)} of {len(steps)}",
@@ -117,23 +121,28 @@ def print_row(row: Mapping[str, Any]) -> None:
     print(f"step {row['step']}  {values}", flush=True)
 
 
-def _in_this_process(workdir: Path, wanted: Sequence[Any], errors: dict[Any, str]) -> list[dict[str, Any]]:
-    """Scores checkpoints with one compiled network."""
+def _in_these_processes(
+    workdir: Path, wanted: Sequence[Any], processes: Processes, errors: dict[Any, str]
+) -> list[dict[str, Any]]:
+    """Scores, with one compiled network, every n-th checkpoint in each of the run's n processes; returns its rows."""
     config = checkpoint.load_config(workdir)
     task = tasks.build(config)
     model = FunctionalModel(task.model)
     rows = []
-    for which in wanted:
+    for which in wanted[processes.index :: processes.count]:
         try:
             step, variables = checkpoint.restore_variables(workdir, which, model)
-            scores = task.evaluate(model, variables, lambda: False) or {}
+            scores = task.evaluate(model, variables, processes.asked)
         except InputError as error:
             errors[which] = str(error)
             continue
+        if scores is None:
+            break
         rows.append({"step": step, **scores})
         text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
         files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
         print_row(rows[-1])
+    processes.meet("scored")
     return rows
 
 

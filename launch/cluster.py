@@ -1,11 +1,14 @@
 """Flags of the mains that run on several processes, and how these find each other."""
 
 import os
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from celltrack_jax.training import hosts, peers
 from launch import cli
+
+if TYPE_CHECKING:  # a wrong path is reported without waiting for jax to load
+    from celltrack_jax.training import hosts
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -25,13 +28,18 @@ def join(*, stop_together: bool = True) -> None:
     Raises:
       InputError: flags or environment describe no run, or the others are not found.
     """
+    from celltrack_jax.training import hosts, peers, programs
+
+    programs.keep_compiled()
     hosts.join(_cluster(), stop_together=stop_together)
     run = peers.of_this_run()
     if run is not None:
         cli.ON_FAILURE.append(run.fail)
 
 
-def _cluster() -> hosts.Cluster | None:
+def _cluster() -> "hosts.Cluster | None":
+    from celltrack_jax.training import hosts
+
     if COORDINATOR.value is None:
         return hosts.from_environment(os.environ)
     return hosts.from_flags(COORDINATOR.value, int(PROCESSES.value or 1), int(PROCESS.value or 0))

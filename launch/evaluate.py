@@ -25,9 +25,10 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference.ctc_scores import Scores, score_result
 from celltrack_jax.io import files
 from celltrack_jax.metrics.ctc import MEASURES
-from launch import cli, on
+from launch import cli, cluster, on
 
 flags.adopt_module_key_flags(on)
+flags.adopt_module_key_flags(cluster)
 TRUTH = flags.DEFINE_string("truth", None, "annotation folder (01_GT) that holds TRA or SEG or both")
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
 JSON = flags.DEFINE_string("json", None, "file for the measures")
@@ -73,19 +74,30 @@ def main(_: Sequence[str]) -> int:
 
 
 def score_run(workdir: Path, which: str) -> int:
-    """Prints one row of the task's own scores per checkpoint; writes them as a JSON list."""
+    """Prints one row of the task's own scores per checkpoint; writes them as a JSON list; the exit status.
+
+    Of several processes each scores its part of the checkpoints, and the first one writes the table.
+    """
     from launch import checkpoint_scores  # scoring a result does without jax
+    from launch.processes import Processes
 
     slurm, problems = on.slurm_settings(), []
-    if which == "all":
-        rows, problems = checkpoint_scores.score_all(
-            workdir, again=bool(AGAIN.value), at_once=int(JOBS.value or 0), slurm=slurm
-        )
-        checkpoint_scores.print_table(rows)
-    elif slurm is not None:
+    if slurm is not None and which != "all":
         raise flags.ValidationError("--on=slurm goes with --checkpoints=all, a job per checkpoint")
-    else:
-        rows = [checkpoint_scores.score_one(workdir, which)]
+    with Processes() as processes:
+        if which == "all":
+            rows, problems = checkpoint_scores.score_all(
+                workdir, processes, again=bool(AGAIN.value), at_once=int(JOBS.value or 0), slurm=slurm
+            )
+        else:
+            rows = checkpoint_scores.score_one(workdir, which, processes)
+        stopped = processes.asked()
+    if processes.index > 0 or stopped:
+        if stopped:
+            print(f"stopped with {len(rows)} checkpoints scored; the same command continues", flush=True)
+        return cli.STOPPED if stopped else 0
+    if which == "all":
+        checkpoint_scores.print_table(rows)
     if JSON.value:
         _write_json(rows)
     for problem in problems:

@@ -2,12 +2,15 @@
 
 <folder>/settings.json     what made the masks: checkpoint, images, settings
 <folder>/mask000.tif       written under another name and renamed, so a file that is there is whole
+<folder>/tiles/            of the frames under way, see `tile_folder`
 """
 
 import contextlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.io import ctc, files, tif
 
 MANIFEST = "settings.json"
+TILES = "tiles"
+VISIBLE_S = 90.0
+"""For what another host wrote to appear here: NFS looks again after 60 s."""
 KEPT = "then run the same command again to continue with what was done, or change --output"
 """What helps where a result cannot be written."""
 
@@ -24,19 +30,27 @@ KEPT = "then run the same command again to continue with what was done, or chang
 class MaskFolder:
     """A folder of label masks made by one checkpoint with one set of settings."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]):
-        """Opens or makes the folder; masks that were made with other settings are removed.
+    def __init__(self, folder: Path, settings: dict[str, Any], *, made: bool = False):
+        """Opens or makes the folder; masks and tiles that were made with other settings are removed.
 
         Args:
           folder: for the masks alone.
           settings: what JSON can hold.
+          made: whether another process, maybe on another host, has made it with the same settings.
 
         Raises:
-          InputError: the folder cannot be written, or holds something else.
+          InputError: the folder cannot be written, holds something else, or is not what another process made.
         """
         self.folder = Path(folder)
         manifest = self.folder / MANIFEST
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+        if made:
+            if not _comes_true(lambda: manifest.is_file() and manifest.read_text() == text):
+                raise InputError(
+                    f"{self.folder} is not here as another process made it: give all processes the same flags, and "
+                    "an --output that all hosts share"
+                )
+            return
         with files.explained(self.folder, KEPT):
             self.folder.mkdir(parents=True, exist_ok=True)
             if manifest.is_file() and manifest.read_text() == text:
@@ -45,6 +59,8 @@ class MaskFolder:
                 raise InputError(f"{self.folder} holds other files: move them, or choose another --output")
             for path in ctc.frame_files(self.folder, "mask").values():
                 path.unlink()
+            if (self.folder / TILES).exists():
+                shutil.rmtree(self.folder / TILES)
             manifest.write_text(text)
 
     def has(self, frame: int, changed_ns: int) -> bool:
@@ -53,6 +69,19 @@ class MaskFolder:
             return self.path(frame).stat().st_mtime_ns > changed_ns
         except FileNotFoundError:
             return False
+
+    def wait_for(self, frames: Iterable[int]) -> None:
+        """Waits until the masks that other hosts wrote are visible here.
+
+        Raises:
+          InputError: they are not.
+        """
+        frames = list(frames)
+        if not _comes_true(lambda: all(self.path(frame).is_file() for frame in frames)):
+            absent = next(frame for frame in frames if not self.path(frame).is_file())
+            raise InputError(
+                f"{self.path(absent)}, which another process wrote, is not here: give an --output that all hosts share"
+            )
 
     def path(self, frame: int) -> Path:
         """Returns the file of a frame's mask."""
@@ -91,3 +120,10 @@ class MaskFolder:
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + VISIBLE_S
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return true

@@ -65,14 +65,36 @@ class Loaded(NamedTuple):
     """(C, 3)."""
 
 
+class Place(NamedTuple):
+    """Where a tile belongs."""
+
+    frame: int
+    position: tuple[int, ...]
+    """One of `tiles.Tiling.positions()`."""
+    kept: np.ndarray | None
+    """(*T, C) its prediction, where an earlier run kept it."""
+
+
 class Batch(NamedTuple):
     """Tiles of one or more frames."""
 
-    image: np.ndarray
-    """(B, *T, C) float32; unused places at the movie's end are zero."""
-    places: list[tuple[int, tuple[int, ...]]]
-    """(frame, position) of each used place."""
+    image: np.ndarray | None
+    """(B, *T, C) float32: the tiles whose prediction is not kept, in the order of their places; the rest, at the
+    movie's end, is zero. None where all are kept."""
+    places: list[Place]
     tiling: tiles.Tiling
+
+
+class KeptTiles(Protocol):
+    """Predictions of tiles that outlive this process, such as `tile_folder.TileFolder`."""
+
+    def read(self, frame: int, position: tuple[int, ...], tile: tuple[int, ...]) -> np.ndarray | None:
+        """Returns the prediction (*T, C) float32 of a tile of shape `tile`, or None."""
+        ...
+
+    def keep(self, frame: int, position: tuple[int, ...], prediction: np.ndarray) -> None:
+        """Takes a prediction (*T, C); returns at once."""
+        ...
 
 
 def segment_movie(
@@ -85,6 +107,9 @@ def segment_movie(
     settings: Settings,
     sharding: jax.sharding.Sharding | None = None,
     scratch: Path | None = None,
+    kept: KeptTiles | None = None,
+    done: Callable[[int, np.ndarray], None] = lambda frame, labels: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, np.ndarray]]:
     """Yields (frame, labels (*S) int32) in the order of the frames.
 
@@ -97,18 +122,24 @@ def segment_movie(
       settings: how to apply.
       sharding: of a batch over devices; None uses the default device.
       scratch: folder for predictions that do not fit into memory; None is the system's.
+      kept: where predictions of tiles are found and kept, if anywhere.
+      done: called with each frame and its labels as soon as they are there, in threads. What is yielded comes later:
+        when the next frames are predicted.
+      stop: asked before each tile, in a thread; once it is true only frames whose tiles are all predicted follow.
 
     Raises:
       InputError: frames differ in shape, hold NaN, or a tile does not fit into the devices' memory.
     """
     network = symmetry.averaged(apply, settings.symmetries)
     loaded = threads.mapped(lambda frame: load(read_frame, frame), frames, settings.threads)
-    prepared = threads.ahead(batches(loaded, settings), 2)
+    prepared = threads.ahead(batches(loaded, settings, kept, stop), 2)
     results = _results(prepared, network, sharding)
-    predictions = threads.ahead(_assembled(results, settings.memory_bytes, scratch), 1)
+    predictions = threads.ahead(_assembled(results, kept, settings.memory_bytes, scratch), 1)
 
     def decode(prediction: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
-        return prediction[0], representation.decode(prediction[1], spacing)
+        frame, labels = prediction[0], representation.decode(prediction[1], spacing)
+        done(frame, labels)
+        return frame, labels
 
     yield from threads.mapped(decode, predictions, settings.threads)
 
@@ -122,35 +153,51 @@ def load(read_frame: Callable[[int], np.ndarray], frame: int) -> Loaded:
         raise InputError(f"frame {frame}: {error}; write the image again without them") from error
 
 
-def batches(loaded: Iterable[Loaded], settings: Settings) -> Iterator[Batch]:
+def batches(
+    loaded: Iterable[Loaded],
+    settings: Settings,
+    kept: KeptTiles | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Batch]:
     """Cuts frames into tiles and fills batches, over the borders of frames.
+
+    Args:
+      loaded: frames of one shape.
+      settings: how to cut them.
+      kept: tiles that do not have to be predicted again.
+      stop: ends the batches before the next tile.
 
     Raises:
       InputError: frames differ in shape.
     """
-    batch, tiling = None, None
+    image, used, places = None, 0, []
+    tiling = None
     first, shape = -1, ()
-    for frame, image, percentiles in loaded:
+    for frame, pixels, percentiles in loaded:
         if tiling is None:
-            first, shape = frame, image.shape
+            first, shape = frame, pixels.shape
             tiling = tiles.make_tiling(shape[1:], settings.tile, settings.halo, settings.stride)
-        elif image.shape != shape:
+        elif pixels.shape != shape:
             raise InputError(
-                f"frame {frame} has shape {image.shape}, frame {first} has {shape} (channels first): "
+                f"frame {frame} has shape {pixels.shape}, frame {first} has {shape} (channels first): "
                 "all frames of a movie need the same; crop or pad them"
             )
         for position in tiling.positions():
-            if batch is None:
-                empty = np.zeros((settings.batch, *tiling.tile, len(image)), np.float32)
-                batch = Batch(empty, [], tiling)
-            tile = normalise.normalise(tiles.cut(image, tiling, position), percentiles)
-            batch.image[len(batch.places)] = np.moveaxis(tile, 0, -1)
-            batch.places.append((frame, position))
-            if len(batch.places) == settings.batch:
-                yield batch
-                batch = None
-    if batch is not None:
-        yield batch
+            if stop():
+                return
+            known = kept.read(frame, position, tiling.tile) if kept is not None else None
+            places.append(Place(frame, position, known))
+            if known is None:
+                if image is None:
+                    image = np.zeros((settings.batch, *tiling.tile, len(pixels)), np.float32)
+                tile = normalise.normalise(tiles.cut(pixels, tiling, position), percentiles)
+                image[used] = np.moveaxis(tile, 0, -1)
+                used += 1
+            if settings.batch in (used, len(places) - used):
+                yield Batch(image, places, tiling)
+                image, places, used = None, [], 0
+    if tiling is not None and places:
+        yield Batch(image, places, tiling)
 
 
 def _results(
@@ -159,7 +206,9 @@ def _results(
     """Applies the network; a result is waited for only when the next batches are under way."""
     waiting: deque[tuple[Batch, Any]] = deque()
     for batch in prepared:
-        output = _explained(network, jax.device_put(batch.image, sharding))
+        output = ()
+        if batch.image is not None:
+            output = _explained(network, jax.device_put(batch.image, sharding))
         if isinstance(output, jax.Array):
             output.copy_to_host_async()
         waiting.append((batch, output))
@@ -178,20 +227,27 @@ def _explained(function: Callable[[Any], Any], argument: Any) -> Any:
             raise
         raise InputError(
             f"a batch of tiles {argument.shape[:-1]} does not fit into the devices' memory: choose a smaller "
-            "--batch, which results do not depend on, or a smaller --tile, which changes them slightly unless "
-            "config.model.norm is batch or none"
+            "--batch, which results do not depend on, share a tile between devices by --space, or choose a smaller "
+            "--tile, which changes them slightly unless config.model.norm is batch or none"
         ) from error
 
 
 def _assembled(
-    results: Iterable[tuple[Batch, np.ndarray]], memory_bytes: int, scratch: Path | None
+    results: Iterable[tuple[Batch, np.ndarray]],
+    kept: KeptTiles | None,
+    memory_bytes: int,
+    scratch: Path | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Blends tiles into (frame, prediction (*S, C) float32)."""
+    """Blends tiles, always in the order of their positions, into (frame, prediction (*S, C) float32)."""
     whole, missing = {}, {}
     for batch, output in results:
-        for (frame, position), prediction in zip(batch.places, output, strict=False):
+        computed = iter(output)
+        for frame, position, known in batch.places:
+            prediction = next(computed) if known is None else known
+            if known is None and kept is not None:
+                kept.keep(frame, position, prediction)
             if frame not in whole:
-                shape = (*batch.tiling.size, output.shape[-1])
+                shape = (*batch.tiling.size, prediction.shape[-1])
                 whole[frame] = _zeros(shape, memory_bytes, scratch)
                 missing[frame] = len(batch.tiling.positions())
             tiles.add(whole[frame], prediction, batch.tiling, position)

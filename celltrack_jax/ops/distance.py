@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 _FAR = 1e6
 """Pixels: beyond any image, and its square times a spacing stays finite in float32."""
@@ -118,5 +119,21 @@ def _over_offsets(
             best = combine(best, there, lift)
         return best
 
-    offsets = jnp.minimum(jnp.ceil(max_distance / spacing), reach).astype(jnp.int32)
+    offsets = _largest_of_batch(jnp.minimum(jnp.ceil(max_distance / spacing), reach).astype(jnp.int32))
     return lax.fori_loop(1, offsets + 1, step, start)
+
+
+@custom_vmap
+def _largest_of_batch(count: jax.Array) -> jax.Array:
+    """The count; under `vmap` the largest of the batch, for all. More offsets than needed change nothing.
+
+    A loop with a length per sample goes on while any sample does: over several devices that was a sum over all of
+    them before every round.
+    """
+    return count
+
+
+@_largest_of_batch.def_vmap
+def _(axis_size: int, in_batched: list[bool], count: jax.Array) -> tuple[jax.Array, bool]:
+    del axis_size, in_batched
+    return jnp.max(count), False

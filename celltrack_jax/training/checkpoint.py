@@ -1,5 +1,6 @@
 """Checkpoints of a run, by orbax v1: saved asynchronously, restorable on any number of devices."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -45,11 +46,12 @@ class Checkpoints:
           keep_latest: how many of the newest to keep beside the best.
         """
         self._metric = best_metric
+        self._folder = workdir.absolute() / "checkpoints"
         self._scores = _scores(workdir, best_metric)
         policies = ocp.training.preservation_policies
         keep: Any = policies.AnyPreservationPolicy([policies.LatestN(keep_latest), _Best(self._scores)])
         self._checkpointer = ocp.training.Checkpointer(
-            epath.Path(workdir.absolute() / "checkpoints"),
+            epath.Path(self._folder),
             preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
@@ -89,7 +91,7 @@ class Checkpoints:
         if latest is None:
             return None
         parts = {"state": abstract._replace(ema=()), "ema": abstract.ema}
-        loaded = _load(self._checkpointer, latest.step, parts)
+        loaded = _load(self._folder, latest.step, parts)
         return loaded["state"]._replace(ema=loaded["ema"])
 
     def wait(self) -> None:
@@ -120,15 +122,15 @@ def restore_variables(workdir: Path, which: str | int, model: FunctionalModel) -
     folder = workdir.absolute() / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: give the --workdir of a launch.train run")
-    with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
-        saved = [checkpoint.step for checkpoint in checkpointer.checkpoints]
-        if not saved:
-            raise InputError(f"{folder} holds no finished checkpoint: train longer before predicting")
-        step = _choose(saved, which, workdir)
-        shapes = jax.eval_shape(model.init, jax.random.key(0))
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-        return step, _load(checkpointer, step, {"ema": abstract})["ema"]
+    saved = checkpoint_steps(workdir)
+    if not saved:
+        raise InputError(f"{folder} holds no finished checkpoint: train longer before predicting")
+    step = _choose(saved, which, workdir)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    with _in_this_process():
+        return step, _load(folder, step, {"ema": abstract})["ema"]
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
@@ -136,8 +138,13 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     folder = workdir.absolute() / "checkpoints"
     if not folder.is_dir():
         return []
-    with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
-        return sorted(checkpoint.step for checkpoint in checkpointer.checkpoints)
+    with _in_this_process():
+        # Half-written ones have other names.
+        return sorted(
+            int(path.name)
+            for path in folder.iterdir()
+            if path.name.isdigit() and ocp.is_orbax_checkpoint(epath.Path(path))
+        )
 
 
 def save_config(workdir: Path, config: Config) -> None:
@@ -167,6 +174,17 @@ def load_config(workdir: Path) -> Config:
         raise InputError(f"{path} does not exist: give the --workdir of a launch.train run") from error
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}): train again into a new --workdir") from error
+
+
+def _in_this_process() -> contextlib.AbstractContextManager[Any]:
+    """A context in which orbax does not wait for the other processes of a run: each may read something else."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    context = ocp.Context()
+    own = context.multiprocessing
+    own.primary_host, own.active_processes = jax.process_index(), {jax.process_index()}
+    own.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+    return context
 
 
 def _refuse_other_run(workdir: Path, old: Any, new: Any) -> None:
@@ -220,12 +238,12 @@ def _choose(saved: Sequence[int], which: str | int, workdir: Path) -> int:
     raise InputError(f"no checkpoint {which!r} in {workdir}: there are {sorted(saved)}, 'best' and 'latest'")
 
 
-def _load(checkpointer: Any, step: int, parts: dict[str, Any]) -> dict[str, Any]:
+def _load(folder: Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
     try:
-        return checkpointer.load_checkpointables(step, parts)
+        return ocp.load_checkpointables(epath.Path(folder) / str(step), parts)
     except Exception as error:  # orbax raises a different type for every kind of mismatch
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"checkpoint {step} in {checkpointer.directory} does not fit this config's model ({reason}): "
+            f"checkpoint {step} in {folder} does not fit this config's model ({reason}): "
             "use the config it was trained with, or a new --workdir"
         ) from error

@@ -73,17 +73,17 @@ def from_open_mpi(environment: Mapping[str, str]) -> Cluster | None:
     coordinator = environment.get("JAX_COORDINATOR_ADDRESS")
     if coordinator is None:
         # Up to version 4: "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", the addresses of mpirun's node.
-        found = re.match(r"(\d+)\..*?;tcp6?://\[?([^,:\]]+)", environment.get("OMPI_MCA_orte_hnp_uri", ""))
+        uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
+        found = re.match(r"(\d+)\..*?;(?:tcp://([^,:]+)|tcp6://(\[[^,\]]+))", uri)
         if found is None:
             raise InputError(
                 "Open MPI 5 does not tell its tasks where process 0 runs: start "
                 "mpirun -x JAX_COORDINATOR_ADDRESS=<first host>:12345 ..."
             )
-        coordinator = f"{found[2]}:{61440 + int(found[1]) // 4096 % 4096}"
-    here, local = (
-        int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"]),
-        int(environment["OMPI_COMM_WORLD_LOCAL_RANK"]),
-    )
+        host = found[2] or f"{found[3]}]"
+        coordinator = f"{host}:{61440 + int(found[1]) // 4096 % 4096}"
+    here = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    local = int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])
     devices = _visible(environment, here, local)
     return Cluster(coordinator, tasks, int(environment["OMPI_COMM_WORLD_RANK"]), devices, "Open MPI")
 
@@ -153,6 +153,12 @@ def join(cluster: Cluster | None, *, stop_together: bool = True) -> None:
     cpu.run_collectives_in_order()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", stop_together)
+    nobody = (
+        f"process {cluster.process} of {cluster.processes} ({cluster.origin}) found no run at {cluster.coordinator} "
+        f"within {TIMEOUT_S} s: check that process 0 runs, that its port can be reached from here, and that all "
+        "processes were started"
+    )
+    peers.on_abort(lambda: nobody)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -163,12 +169,7 @@ def join(cluster: Cluster | None, *, stop_together: bool = True) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"process {cluster.process} of {cluster.processes} ({cluster.origin}) found no run at "
-            f"{cluster.coordinator} within {TIMEOUT_S} s ({reason}): check that process 0 runs, that its port can be "
-            "reached from here and is not taken, and that all processes were started"
-        ) from error
+        raise InputError(f"{nobody} ({' '.join(str(error).split())[:160]})") from error
     peers.watch()
 
 

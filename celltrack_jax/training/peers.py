@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from jax._src import distributed  # the coordination service has no public interface
@@ -52,15 +52,11 @@ class Peers:
         self._says: dict[str, Any] = {}
         self._beat = 0
         self._heard: dict[int, tuple[str, float]] = {}
-        self._ended = threading.Event()
+        self._ended, self._ending = threading.Event(), threading.Event()
 
     def start(self) -> None:
         """Starts to tell and to hear, until the interpreter ends."""
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._end(self._missing()))
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-        # jax aborts in C++: a handler of signal.signal would wait for the interpreter's next step, which never comes.
-        libc.signal(int(signal.SIGABRT), ctypes.cast(self._on_abort, ctypes.c_void_p))
+        on_abort(self._missing)
         atexit.register(self.leave)  # before jax, which registered first, leaves the service
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
@@ -84,6 +80,10 @@ class Peers:
 
     def fail(self, reason: str, status: int) -> NoReturn:
         """Says why this process cannot go on, which ends the others too, and ends it without waiting for them."""
+        if self._ending.is_set():
+            time.sleep(
+                _GIVE_UP_S
+            )  # this error is a consequence of what the watch is about to end the process for
         self._says = {**self._says, _FAILED: reason}
         with contextlib.suppress(Exception):  # the service may be what is gone
             self._send()
@@ -98,7 +98,7 @@ class Peers:
         """
         deadline = time.monotonic() + _GIVE_UP_S
         while time.monotonic() < deadline:
-            if self._silent():
+            if self._silent() and not self._ending.is_set():
                 self._end(self._missing())
             time.sleep(BEAT_S / 4)
         raise error
@@ -144,10 +144,32 @@ class Peers:
 
     def _end(self, text: str) -> NoReturn:
         """Ends this process without waiting for anything: other threads may hang in a collective."""
-        os.write(2, f"\nerror: {text}\n".encode())
+        self._ending.set()
+        os.write(2, _line(text))
         if self.process == 0:
             time.sleep(_TELL_S)  # gone at once, it would be the one that the others name
         os._exit(1)
+
+
+def on_abort(text: Callable[[], str]) -> None:
+    """Ends this process with an error line where jax would abort it; replaces what was set before.
+
+    jax aborts in C++, also where its documentation names an exception. A handler of `signal.signal` would wait for the
+    interpreter's next step, which never comes.
+    """
+    _ABORT[:] = [ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _exit_with(text()))]
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(int(signal.SIGABRT), ctypes.cast(_ABORT[0], ctypes.c_void_p))
+
+
+def _exit_with(text: str) -> NoReturn:
+    os.write(2, _line(text))
+    os._exit(1)
+
+
+def _line(text: str) -> bytes:
+    return f"\nerror: {' '.join(text.split())}\n".encode()
 
 
 def _at(peer: Peer) -> str:
@@ -155,6 +177,8 @@ def _at(peer: Peer) -> str:
 
 
 _PEERS: list[Peers] = []
+_ABORT: list[Any] = []
+"""The handler that C knows must not be collected."""
 
 
 def watch() -> None:

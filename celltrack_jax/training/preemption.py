@@ -16,15 +16,23 @@ class Preemption:
     stop. A collective on the devices would wait, at every poll, for the step under way.
     """
 
-    def __init__(self):
-        self._several = jax.process_count() > 1
+    def __init__(self, *, together: bool = True, signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)):
+        """Sets nothing yet.
+
+        Args:
+          together: whether the processes of a run stop at the same poll. Otherwise each hears only its own
+            signals; `jax_enable_preemption_service` has to be off then.
+          signals: that set the flag.
+        """
+        self._several = together and jax.process_count() > 1
+        self._signals = signals
         self._asked = threading.Event()
         self._polls = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread() and not self._several:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._signals:
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

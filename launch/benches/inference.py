@@ -102,14 +102,18 @@ def _measure_memory(path: Path, output: Path) -> int:
 def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Path) -> None:
     from celltrack_jax.inference import segment, track
     from celltrack_jax.inference.mask_folder import MaskFolder
-    from celltrack_jax.io import threads
     from celltrack_jax.tracking import links
 
     masks = MaskFolder(output.with_name("masks"), {})
-    labelled = segment.segment_movie(
-        movie.read, movie.frames, network, task.representation, spacing=np.ones(2), settings=settings
-    )
-    for _ in threads.mapped(lambda one: masks.write(*one), labelled, settings.threads):
+    for _ in segment.segment_movie(
+        movie.read,
+        movie.frames,
+        network,
+        task.representation,
+        spacing=np.ones(2),
+        settings=settings,
+        done=masks.write,
+    ):
         pass
     found = track.Masks(movie.frames, masks.read, np.ones(3), False, 3)
     drawing = track.Drawing(fill_gaps=True, min_length=1)

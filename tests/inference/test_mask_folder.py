@@ -1,6 +1,7 @@
 """A run that was stopped finds its masks, and only its own."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -70,3 +71,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*file/a: Not a directory"):
         MaskFolder(tmp_path / "file" / "a", SETTINGS)
+
+
+def test_tiles_of_other_settings_are_removed(tmp_path):
+    (tmp_path / "a" / mask_folder.TILES / "3").mkdir(parents=True)
+    (tmp_path / "a" / mask_folder.MANIFEST).write_text("{}")
+    MaskFolder(tmp_path / "a", SETTINGS)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [mask_folder.MANIFEST]
+    (tmp_path / "a" / mask_folder.TILES / "3").mkdir(parents=True)
+    MaskFolder(tmp_path / "a", SETTINGS)
+    assert (tmp_path / "a" / mask_folder.TILES / "3").is_dir()
+
+
+def test_another_process_opens_the_folder_only_as_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(mask_folder, "VISIBLE_S", 0.1)
+    with pytest.raises(InputError, match=r"a is not here as another process made it.* all hosts share"):
+        MaskFolder(tmp_path / "a", SETTINGS, made=True)
+    assert not (tmp_path / "a").exists()
+    MaskFolder(tmp_path / "a", SETTINGS).write(3, LABELS)
+    assert MaskFolder(tmp_path / "a", SETTINGS, made=True).has(3, 0)
+    with pytest.raises(InputError, match="give all processes the same flags"):
+        MaskFolder(tmp_path / "a", SETTINGS | {"weights": "cd"}, made=True)
+
+
+def test_masks_of_other_hosts_are_waited_for(tmp_path, monkeypatch):
+    folder = MaskFolder(tmp_path, SETTINGS)
+    late = threading.Timer(0.3, folder.write, (3, LABELS))
+    late.start()
+    folder.wait_for([3])
+    monkeypatch.setattr(mask_folder, "VISIBLE_S", 0.1)
+    with pytest.raises(InputError, match=r"mask004.tif, which another process wrote, is not here"):
+        folder.wait_for([3, 4])

@@ -12,6 +12,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference import segment
 from celltrack_jax.inference.segment import Settings, segment_movie
 from celltrack_jax.inference.symmetry import averaged, symmetries
+from celltrack_jax.inference.tiles import make_tiling
 from tests.inference.toys import Toy, whole
 
 SPACING = np.array([2.0, 1.0, 1.0])
@@ -39,11 +40,14 @@ def settings_for(toy: Toy, **changes) -> Settings:
 
 def run(toy: Any, images: list[np.ndarray], apply=None, **changes) -> list[tuple[int, np.ndarray]]:
     """Segments frames 0, 1, ..."""
+    given = {name: changes.pop(name) for name in ("kept", "done", "stop") if name in changes}
     settings = settings_for(toy, **changes)
     spacing = SPACING[-toy.ndim :]
     frames = range(len(images))
     return list(
-        segment_movie(images.__getitem__, frames, apply or toy, toy, spacing=spacing, settings=settings)
+        segment_movie(
+            images.__getitem__, frames, apply or toy, toy, spacing=spacing, settings=settings, **given
+        )
     )
 
 
@@ -195,3 +199,68 @@ def test_a_tile_too_large_for_the_device_is_explained():
 
 def test_a_movie_without_frames_yields_nothing():
     assert run(Toy(2), []) == []
+
+
+class Kept(dict):
+    """Tiles in memory."""
+
+    def read(self, frame: int, position: tuple[int, ...], tile: tuple[int, ...]) -> np.ndarray | None:
+        found = self.get((frame, position))
+        assert found is None or found.shape[:-1] == tile
+        return found
+
+    def keep(self, frame: int, position: tuple[int, ...], prediction: np.ndarray) -> None:
+        self[frame, position] = prediction.copy()
+
+
+class Exact(Toy):
+    """Remembers the predictions that were decoded."""
+
+    def __init__(self, ndim: int):
+        super().__init__(ndim)
+        self.decoded: list[np.ndarray] = []
+
+    def decode(self, prediction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+        self.decoded.append(prediction)
+        return super().decode(prediction, spacing)
+
+
+@pytest.mark.parametrize("lost", ["none", "all", "every third", "the second half"])
+def test_kept_tiles_are_not_predicted_again_and_change_no_bit(lost):
+    images = movie(3, (61, 40))
+    kept, first, again = Kept(), Exact(2), Exact(2)
+    run(first, images, batch=2, kept=kept, threads=1)
+    tiles = len(kept)
+    gone = {"none": [], "all": list(kept), "every third": list(kept)[::3]}.get(lost, list(kept)[tiles // 2 :])
+    for key in gone:
+        del kept[key]
+    run(again, images, batch=2, kept=kept, threads=1)
+    assert len(kept) == tiles
+    # Batches are not filled across kept tiles that wait for them.
+    assert len(gone) / 2 <= len(again.calls) <= len(gone)
+    np.testing.assert_array_equal(again.decoded, first.decoded)
+
+
+@pytest.mark.parametrize("asked_at", [0, 1, 20, 37])
+def test_a_run_that_is_told_to_stop_finishes_the_frames_that_are_predicted(asked_at):
+    toy, images, asked = Toy(2), movie(5, (61, 40)), itertools.count()
+    kept, written = Kept(), []
+    found = run(
+        toy,
+        images,
+        batch=1,
+        kept=kept,
+        stop=lambda: next(asked) >= asked_at,
+        done=lambda frame, labels: written.append(frame),
+    )
+    assert len(kept) == len(toy.calls) == asked_at
+    per_frame = len(tiles_of(images[0].shape[1:], toy))
+    assert [frame for frame, _ in found] == sorted(written) == list(range(asked_at // per_frame))
+    for frame, labels in found:
+        np.testing.assert_array_equal(labels, expected(toy, images[frame]))
+
+
+def tiles_of(size: tuple[int, ...], toy: Toy) -> list[tuple[int, ...]]:
+    """Lists the tiles of a frame."""
+    settings = settings_for(toy)
+    return make_tiling(size, settings.tile, settings.halo, settings.stride).positions()

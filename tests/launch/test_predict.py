@@ -33,14 +33,6 @@ def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str
 
 
 @pytest.fixture(scope="module")
-def flat(tmp_path_factory) -> Path:
-    """A 2D work folder."""
-    folder = tmp_path_factory.mktemp("flat")
-    untrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def deep(tmp_path_factory) -> Path:
     """A 3D work folder."""
     folder = tmp_path_factory.mktemp("deep")
@@ -131,19 +123,21 @@ def test_masks_of_another_tiling_are_not_taken_over(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning")
-def test_a_volume_in_ome_zarr_on_two_devices_becomes_a_result(deep, tmp_path):
+def test_a_volume_in_ome_zarr_on_four_devices_becomes_a_result(deep, tmp_path):
     from ome_zarr.writer import write_image
 
-    frames = images(range(2), (13, 40, 30))
+    frames = images(range(2), (14, 40, 31))
     volume = np.stack(list(frames.values()))[:, None]
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     write_image(volume, group, axes="tczyx", scale_factors=())
     output = tmp_path / "01_RES"
     flags = (f"--segmenter={deep}", f"--images={tmp_path / 'a.zarr'}", f"--output={output}")
-    status, out, err = call(*flags, "--average=none", "--tile=8,24,24", "--batch=3", devices=2)
+    # Two pairs of devices; each pair shares its tiles.
+    flags = (*flags, "--average=none", "--tile=4,24,24", "--batch=3", "--space=2")
+    status, out, err = call(*flags, devices=4)
     assert (status, err) == (0, "")
     assert out.count("does not say its voxel size: taken as cubes") == 1
-    assert validate_result(output, frames, (13, 40, 30)) == []
+    assert validate_result(output, frames, (14, 40, 31)) == []
     for frame, path in ctc.read_result(output)[0].items():
         same_cells(ctc.read_image(path), by_frame(deep, frames[frame]))
     assert set(geff_graphs.read(output / "tracks.geff").frame) <= {0, 1}
@@ -164,6 +158,39 @@ def test_a_volume_in_ome_zarr_on_two_devices_becomes_a_result(deep, tmp_path):
     assert call(*scored, main="evaluate")[0] == 0
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert (scores["valid"], scores["TRA"], scores["DET"]) == (True, 1, 1)
+
+
+def test_a_tile_that_devices_share_is_predicted_as_by_one(deep):
+    script = f"""
+from pathlib import Path
+import jax, numpy as np
+from launch import segmenter
+image = np.random.default_rng(0).random((1, 16, 24, 28, 1), np.float32)
+alone, shared = (segmenter.restore(Path({str(deep)!r}), "latest", space) for space in (1, 8))
+one = alone.apply(jax.device_put(np.repeat(image, 8, 0), alone.sharding))
+eight = shared.apply(jax.device_put(image, shared.sharding))
+assert len({{shard.device for shard in eight.addressable_shards}}) == 8
+assert {{shard.data.shape[:3] for shard in eight.addressable_shards}} == {{(1, 2, 24)}}
+np.testing.assert_allclose(np.asarray(eight)[0], np.asarray(one)[0], rtol=0, atol=1e-5)
+print(np.ptp(one))
+try:
+    segmenter.restore(Path({str(deep)!r}), "latest", 3)
+except segmenter.InputError as error:
+    print(error)
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    spread, refused = done.stdout.splitlines()
+    assert float(spread) > 0.01  # the network says something
+    assert refused == "--space=3: 8 devices of this process do not divide into groups of 3; choose a divisor"
 
 
 def test_a_single_frame_without_cells(flat, tmp_path):
@@ -254,8 +281,8 @@ def test_a_task_that_does_not_segment_is_refused(flat):
     assert isinstance(tasks.build(checkpoint.load_config(flat)), tasks.SegmentationTask)
     # A main of its own, because flags of all mains would meet in this process.
     script = (
-        "from pathlib import Path; from celltrack_jax import tasks; from launch import predict; "
-        f"tasks.build = lambda config: object(); predict.restore(Path({str(flat)!r}), 'best')"
+        "from pathlib import Path; from celltrack_jax import tasks; from launch import segmenter; "
+        f"tasks.build = lambda config: object(); segmenter.restore(Path({str(flat)!r}), 'best', 1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,8 +1,9 @@
 """Trains the toy task in a process of its own: `run_toy.py WORKDIR STEPS [NAME=VALUE ...]`.
 
 Options: devices=N,M,... a run on as many virtual devices each, in WORKDIR/on_N where there are several; process=I/N
-with port=P for several processes; norm=...; batch=...; f64=1; kill_at=STEP ends the process with kill -9 when it
-evaluates at that step; term_at=STEP sends it SIGTERM there. Prints whether the run is complete as JSON.
+with port=P for several processes; norm=...; batch=...; f64=1; every=STEPS between evaluations and saves; kill_at=STEP
+ends the process with kill -9 when it evaluates at that step; term_at=STEP sends it SIGTERM there; fail_at=STEP ends it
+with an error. Prints whether the run is complete as JSON.
 """
 
 import json
@@ -20,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 import jax
 
-from celltrack_jax.training import hosts, loop
+from celltrack_jax.training import hosts, loop, peers
 
 if "f64" in options:
     jax.config.update("jax_enable_x64", True)
@@ -30,15 +31,19 @@ if "process" in options:
 
 from toy_task import ToyTask, toy_config
 
-config = toy_config(steps, int(options.get("batch", 8)), log_every=1)
+every = int(options.get("every", 3))
+config = toy_config(steps, int(options.get("batch", 8)), log_every=1, evaluate_every=every, save_every=every)
 task = ToyTask(config, options.get("norm", "group"), dtype="float64" if "f64" in options else "float32")
 
 
 def interrupt() -> None:
     """Ends or asks to end this process in the evaluation of the given step."""
-    at = 3 * (len(task.evaluations) + 1)
+    at = every * (len(task.evaluations) + 1)
     if at == int(options.get("kill_at", -1)):
         os.kill(os.getpid(), signal.SIGKILL)
+    run = peers.of_this_run()
+    if at == int(options.get("fail_at", -1)) and run is not None:
+        run.fail("frame 7 is truncated", 1)
     if at == int(options.get("term_at", -1)):
         os.kill(os.getpid(), signal.SIGTERM)
 

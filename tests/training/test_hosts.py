@@ -90,3 +90,45 @@ def test_flags_that_make_no_cluster_are_refused(arguments, message):
 
 def test_flags_make_a_cluster():
     assert hosts.from_flags("[::1]:8000", 2, 1)[:3] == ("[::1]:8000", 2, 1)
+
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"),
+    [
+        ("1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", "10.96.0.1:"),
+        ("1314521088.0;tcp6://[fe80::b9b,2620:10d::2]:43370", "[fe80::b9b]:"),
+    ],
+)
+def test_tasks_of_open_mpi_are_a_cluster(uri, host):
+    cluster = hosts.from_environment(
+        OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": uri, "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    )
+    assert cluster is not None
+    assert cluster[1:4] == (4, 3, (2, 3))
+    assert cluster.coordinator is not None
+    assert cluster.coordinator.startswith(host)
+    assert 61440 <= int(cluster.coordinator.rpartition(":")[2]) < 65536
+
+
+def test_tasks_that_open_mpi_starts_within_slurm_are_those_of_open_mpi():
+    cluster = hosts.from_environment(STEP | OPEN_MPI)
+    assert cluster is not None
+    assert cluster.origin == "Open MPI"
+
+
+def test_open_mpi_5_needs_to_be_told_where_process_0_runs():
+    newer = {key: value for key, value in OPEN_MPI.items() if "hnp" not in key}
+    with pytest.raises(InputError, match="mpirun -x JAX_COORDINATOR_ADDRESS="):
+        hosts.from_environment(newer)
+    cluster = hosts.from_environment(newer | {"JAX_COORDINATOR_ADDRESS": "n0:12345"})
+    assert cluster is not None
+    assert cluster.coordinator == "n0:12345"

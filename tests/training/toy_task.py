@@ -64,8 +64,14 @@ class ToyTask:
     """Implements `celltrack_jax.tasks.Task`."""
 
     def __init__(
-        self, config: Config, norm: str = "group", poison: int | None = None, dtype: str = "float32"
+        self,
+        config: Config,
+        norm: str = "group",
+        poison: int | None = None,
+        dtype: str = "float32",
+        widths: tuple[int, int] = (4, 8),
     ):
+        self.widths = widths
         self.batch_size, self.norm, self.poison, self.dtype = config.data.batch_size, norm, poison, dtype
         self.evaluations: list[int] = []
         self.on_evaluate: Callable[[], None] = lambda: None
@@ -77,7 +83,7 @@ class ToyTask:
             rngs,
             in_channels=1,
             heads={"copy": 1},
-            widths=(4, 8),
+            widths=self.widths,
             kernels=((3, 3), (3, 3)),
             pools=((2, 2),),
             stem=(1, 1),
@@ -109,7 +115,7 @@ class ToyTask:
         noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys)
         outputs, stats = apply(batch["image"] + 0.1 * noise)
         error = jnp.mean((outputs["copy"] - batch["image"]) ** 2)
-        return error, stats, {"error": error}
+        return error, stats, {"error": error, "samples": jnp.sum(batch["sample"] ** 2)}
 
     def evaluate(self, model, variables, stop):
         """Scores one fixed batch."""

@@ -1,0 +1,106 @@
+"""A trained run, ready to be applied to images."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from celltrack_jax import tasks
+from celltrack_jax.config import from_mapping
+from celltrack_jax.errors import InputError
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.ops import convolution
+from celltrack_jax.training import checkpoint, mesh
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A config's `inference`: how its network is applied where no flag says otherwise."""
+
+    tile: tuple[int, ...]
+    """[Z,] Y, X whose product is the most voxels of a tile on one device."""
+    batch: int
+    """Tiles per device."""
+    average: str
+    """One of `launch.predict.AVERAGES`."""
+
+
+class Segmenter(NamedTuple):
+    """A network on all devices of this process."""
+
+    task: tasks.SegmentationTask
+    inference: Inference
+    tracking: dict[str, Any]
+    """A config's `tracking`: settings of the linker."""
+    apply: Callable[[np.ndarray], jax.Array]
+    """(B, *T, C) normalised float32 -> (B, *T, representation.channels)."""
+    sharding: jax.sharding.NamedSharding
+    """Of a batch: tiles over the mesh's `data`, the first axis of a tile over its `space`."""
+    identity: dict[str, Any]
+    """What its masks depend on."""
+
+
+def restore(workdir: Path, which: str, space: int) -> Segmenter:
+    """Restores a run on all devices of this process.
+
+    Args:
+      workdir: of the run.
+      which: checkpoint, as of `checkpoint.restore_variables`.
+      space: devices that share a tile.
+
+    Raises:
+      InputError: there is no such run or checkpoint, it does not segment, or the devices cannot be shared so.
+    """
+    logging.set_verbosity(logging.WARNING)  # orbax reports every step of a restore
+    config = checkpoint.load_config(workdir)
+    try:
+        task = tasks.build(config)
+        if not isinstance(task, tasks.SegmentationTask):
+            raise InputError(
+                f"{workdir} is a run of task {config.task!r}, which does not segment: give another one"
+            )
+        tracking = config.tracking.to_dict()
+        where = f"inference ({workdir}/config.json)"
+        inference = from_mapping(Inference, config.inference.to_dict(), where)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
+            "version that trained it"
+        ) from error
+    devices = jax.local_devices()
+    if len(devices) % space:
+        raise InputError(
+            f"--space={space}: {len(devices)} devices of this process do not divide into groups of {space}; "
+            "choose a divisor"
+        )
+    model = FunctionalModel(task.model)
+    step, variables = checkpoint.restore_variables(workdir, which, model)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.asarray(leaf).tobytes())
+    grid = jax.sharding.Mesh(np.array(devices).reshape(-1, space), (mesh.DATA, mesh.SPACE))
+    split = jax.sharding.PartitionSpec(mesh.DATA, mesh.SPACE if space > 1 else None)
+    identity = {
+        "step": step,
+        "weights": digest.hexdigest(),
+        "representation": config.representation.to_dict(),
+    }
+    apply = task.predictor(model, jax.device_put(variables, mesh.replicated(grid)))
+    if space > 1:
+        apply = _split(apply)
+    return Segmenter(task, inference, tracking, apply, jax.sharding.NamedSharding(grid, split), identity)
+
+
+def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:
+    """Keeps each device to its part of a tile."""
+
+    def apply_to_parts(image: Any) -> jax.Array:
+        with convolution.lowered_plainly():
+            return apply(image)
+
+    return apply_to_parts

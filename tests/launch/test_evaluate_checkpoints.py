@@ -1,0 +1,91 @@
+"""launch.evaluate --checkpoints=all: a row per checkpoint, whoever makes it."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import cli
+from tests import tiny_store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of four checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
+    store = tiny_store.make(folder / "movie")
+    done = finish(
+        start(
+            "train", "--config=configs/ctc/segment.py:tiny", f"--config.data.store={store}",
+            f"--workdir={folder / 'run'}", "--config.train.steps=4", "--config.train.save_every=1",
+            "--config.train.evaluate_every=4", "--config.train.keep_latest=4",
+        )
+    )  # fmt: skip
+    assert done[0] == 0, done[2]
+    return folder / "run"
+
+
+def start(command, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{command}", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_two_process_evaluation_shares_the_checkpoints(trained, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [f"--workdir={trained}", "--checkpoints=all", "--again", f"--coordinator=127.0.0.1:{port}"]
+    pair = [
+        start("evaluate", *command, "--processes=2", f"--process={rank}", f"--json={tmp_path}/{rank}.json")
+        for rank in range(2)
+    ]
+    ends = [finish(process) for process in pair]
+    for status, _, err in ends:
+        assert status == 0, err
+    assert [sum(line.startswith("step ") for line in out.splitlines()) for _, out, _ in ends] == [2, 2]
+    rows = json.loads((tmp_path / "0.json").read_text())
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert not (tmp_path / "1.json").exists()
+    with (trained / "evaluation.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert (trained / "evaluation.html").read_text().count("<svg") >= 1
+
+
+def test_an_evaluation_that_is_told_to_stop_goes_on_with_the_rest(trained):
+    command = [f"--workdir={trained}", "--checkpoints=all"]
+    process = start("evaluate", *command, "--again")
+    rows = trained / "evaluation"
+    before = time.time_ns()
+    while not any(path.stat().st_mtime_ns > before for path in rows.glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+    assert status == cli.STOPPED, err
+    assert "the same command continues" in out
+    kept = len(list(rows.glob("*.json")))
+    assert 0 < kept < 4
+    status, _, err = finish(start("evaluate", *command))
+    assert status == 0, err
+    assert f"{kept} of 4 checkpoints are scored already" in err
+    assert len(list(rows.glob("*.json"))) == 4

@@ -1,0 +1,60 @@
+"""Trains the toy task for a few float64 steps in each layout of eight virtual devices; prints losses and sizes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+import jax
+import numpy as np
+
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.training import mesh as meshes
+from celltrack_jax.training.optimizer import make_optimizer
+from celltrack_jax.training.state import abstract_state, compile_step, init_state
+
+jax.config.update("jax_enable_x64", True)
+
+from toy_task import ToyTask, toy_config
+
+FSDP = ((".*", "fsdp"),)
+NAMES = (("down/1/.*kernel", ("data", None)), (".*", "replicated"))
+LAYOUTS = {
+    "one device": dict(devices=1),
+    "data": dict(devices=8),
+    "space": dict(devices=8, space=4),
+    "fsdp": dict(devices=8, parameters=FSDP),
+    "fsdp and space": dict(devices=8, space=2, parameters=FSDP),
+    "accumulated": dict(devices=2, accumulate=4),
+    "by names": dict(devices=4, parameters=NAMES),
+}
+
+
+def run(devices: int, space: int = 1, accumulate: int = 1, parameters: tuple = ((".*", "replicated"),)):
+    """Returns the losses of four steps, and the bytes of the state on the first device."""
+    config = toy_config(batch_size=8, accumulate=accumulate)
+    config.mesh.space, config.mesh.parameters = space, parameters
+    task = ToyTask(config, dtype="float64", widths=(32, 128))
+    mesh = meshes.make_mesh(space, 8, jax.devices()[:devices], accumulate)
+    model = FunctionalModel(task.model)
+    optimizer = make_optimizer(config.optimizer, 4, jax.eval_shape(model.init, jax.random.key(0)).params)
+    abstract = abstract_state(model, optimizer, mesh, config.mesh.parameters)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    state = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    first = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    step = compile_step(task, model, optimizer, mesh, config)
+    split = meshes.batch_shardings(mesh, task.batch_spec())
+    data: Any = task.train_data(meshes.data_share(mesh))
+    losses = []
+    for number in range(4):
+        state, metrics = step(state, meshes.global_batch(data[number], split))
+        losses.append(float(np.asarray(metrics["loss"])))
+    return {"losses": losses, "state_bytes": sum(first)}
+
+
+print(json.dumps({name: run(**layout) for name, layout in LAYOUTS.items()}))

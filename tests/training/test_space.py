@@ -1,0 +1,29 @@
+"""One volume split over devices: the same loss and gradients, and a fraction of the memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN_SPACE = Path(__file__).with_name("run_space.py")
+
+
+@pytest.mark.parametrize(("dtype", "loss", "gradients"), [("float32", 1e-5, 1e-3), ("float64", 1e-12, 1e-6)])
+def test_a_volume_over_eight_devices_learns_what_one_device_does(dtype, loss, gradients):
+    """By hand, 96,256,256 in float32 on two cores: see the README."""
+    done = subprocess.run(
+        [sys.executable, str(RUN_SPACE), "32,32,32", dtype],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["loss"] > 0
+    assert report["loss_difference"] < loss
+    assert report["gradient_difference"] < gradients
+    assert report["bytes_eight"] < report["bytes_one"] / 4
