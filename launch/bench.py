@@ -7,19 +7,15 @@ ratio of ours to the peer's (below 1 is faster) with its range over the repetiti
 """
 
 import importlib
-import json
 import pkgutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from celltrack_jax.io import files
-from launch import benches, cli
+from launch import benches, cli, json_file
 
 AGAINST = flags.DEFINE_string("against", None, "peer to compare with; each benchmark names its own")
-JSON = flags.DEFINE_string("json", None, "file for the numbers")
 
 COLUMNS = ("name", "ours_s", "peer_s", "ratio", "ratio_min", "ratio_max", "repeats")
 
@@ -33,8 +29,7 @@ def main(argv: Sequence[str]) -> None:
     found = importlib.import_module(f"launch.benches.{argv[1]}").run(AGAINST.value)
     rows = [found] if isinstance(found, dict) else list(found)
     print_rows(rows)
-    if JSON.value:
-        write_rows(Path(JSON.value), {"bench": argv[1], "against": AGAINST.value, "rows": rows})
+    json_file.write({"bench": argv[1], "against": AGAINST.value, "rows": rows})
 
 
 def bench_names() -> list[str]:
@@ -59,16 +54,6 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
         print(line)
         for key in [key for key in row if key not in COLUMNS]:
             print(f"{'':{width}}  {key} {row[key]:.4g}")
-
-
-def write_rows(path: Path, content: dict[str, Any]) -> None:
-    """Writes the numbers as JSON.
-
-    Raises:
-      InputError: the file cannot be written.
-    """
-    with files.explained(path, "or choose another --json"):
-        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ a roofline: what the chip's data sheet and the compiler's counts allow at best.
 """
 
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,8 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import files
-from launch import cli
+from launch import cli, json_file
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, <file>[:argument]", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice such as v5e:4x4 or v5p:2x2x4, or local")
@@ -33,7 +31,6 @@ _SPACE = flags.DEFINE_integer(
     "space", None, "devices that share one sample; the config's by default", lower_bound=1
 )
 _SEARCH = flags.DEFINE_boolean("search", True, "compile twice, to find the largest batch that fits")
-_JSON = flags.DEFINE_string("json", None, "file for the report")
 
 COMPILER = Path(".cache/libtpu")
 """Where `make tpu-compiler` installs libtpu: apart from everything that runs without it."""
@@ -62,9 +59,7 @@ def main(argv: Sequence[str]) -> None:
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     found = {"config": path, **found}
     print(table(found))
-    if _JSON.value:
-        with files.explained(Path(_JSON.value), "or choose another --json"):
-            Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n")
+    json_file.write(found)
 
 
 def find_compiler() -> None:

@@ -248,8 +248,8 @@ def _plan(
     yield f"## {plan.title} (`{plan.config}`)"
     yield ""
     yield (
-        f"{job.gradient_bytes / 1e6:.2f} MB in {job.sums} sums and up to {job.rounds} rounds of loops a step; a crop is read "
-        f"in {median * 1e3:.1f} ms (median of {measured['reads']} on {measured['cores']} cores at load "
+        f"{job.gradient_bytes / 1e6:.2f} MB in {job.sums} sums and up to {job.rounds} rounds of loops a step; "
+        f"a crop is read in {median * 1e3:.1f} ms (median of {measured['reads']} on {measured['cores']} cores at load "
         f"{measured['load']:.0f})."
     )
     weak = [(n, plan.weak) for n in SIZES]

@@ -4,11 +4,12 @@ import importlib
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from celltrack_jax.errors import InputError
-from launch import bench
+from launch import bench, json_file
 from launch.benches import metrics, timing
 from tests.conftest import ROOT
 
@@ -55,7 +56,7 @@ def test_turns_alternate_and_ratios_are_taken_per_turn(monkeypatch):
     assert (row["ours_s"], row["peer_s"], row["repeats"]) == (2, 3, 2)
 
 
-def test_the_table_and_the_json_hold_the_rows(tmp_path, capsys):
+def test_the_table_and_the_json_hold_the_rows(tmp_path, capsys, monkeypatch):
     rows = [
         timing.Timing((1.0, 3.0), (2.0, 4.0)).row("pair"),
         timing.alone_row("lone", (1.5,)) | {"crops": 7},
@@ -64,10 +65,12 @@ def test_the_table_and_the_json_hold_the_rows(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["pair", "2", "s", "3", "s", "0.625", "(0.5-0.75),", "2", "times"]
     assert [line.split() for line in lines[2:]] == [["lone", "1.5", "s"], ["crops", "7"]]
-    bench.write_rows(tmp_path / "rows.json", {"rows": rows})
+    monkeypatch.setattr(json_file, "_JSON", SimpleNamespace(value=tmp_path / "rows.json"))
+    json_file.write({"rows": rows})
     assert json.loads((tmp_path / "rows.json").read_text())["rows"] == rows
+    json_file._JSON.value = tmp_path / "none" / "rows.json"
     with pytest.raises(InputError, match="choose another --json"):
-        bench.write_rows(tmp_path / "none" / "rows.json", {"rows": rows})
+        json_file.write({"rows": rows})
 
 
 def test_the_benchmark_of_the_measures_makes_a_result_that_can_be_scored(monkeypatch, tmp_path):

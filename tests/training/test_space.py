@@ -11,11 +11,14 @@ import pytest
 RUN_SPACE = Path(__file__).with_name("run_space.py")
 
 
-@pytest.mark.parametrize(("dtype", "loss", "gradients"), [("float32", 1e-5, 1e-3), ("float64", 1e-12, 1e-6)])
-def test_a_volume_over_eight_devices_learns_what_one_device_does(dtype, loss, gradients):
-    """By hand, 96,256,256 in float32 on two cores: see the README."""
+@pytest.mark.parametrize(
+    ("dtype", "size", "loss", "gradients", "memory"),
+    [("float32", "64,48,48", 1e-5, 1e-3, 0.25), ("float64", "32,32,32", 1e-12, 1e-6, 0.5)],
+)
+def test_a_volume_over_eight_devices_learns_what_one_device_does(dtype, size, loss, gradients, memory):
+    """In the smaller volume the parameters, which every device holds, weigh more. By hand: 96,256,256."""
     done = subprocess.run(
-        [sys.executable, str(RUN_SPACE), "32,32,32", dtype],
+        [sys.executable, str(RUN_SPACE), size, dtype],
         capture_output=True,
         text=True,
         check=False,
@@ -26,4 +29,4 @@ def test_a_volume_over_eight_devices_learns_what_one_device_does(dtype, loss, gr
     assert report["loss"] > 0
     assert report["loss_difference"] < loss
     assert report["gradient_difference"] < gradients
-    assert report["bytes_eight"] < report["bytes_one"] / 4
+    assert report["bytes_eight"] < report["bytes_one"] * memory
