@@ -112,6 +112,7 @@ def test_no_round_of_a_batch_asks_whether_one_sample_goes_on(function, oracle):
     """Over devices that split the batch, each answer would be a sum over all of them."""
     del oracle
     labels, spacing = jnp.ones((3, 8, 8), jnp.int32), jnp.ones((3, 2))
-    program = str(jax.make_jaxpr(jax.vmap(functools.partial(function, max_distance=5)))(labels, spacing))
-    assert "while[" in program
-    assert "reduce_or" not in program
+    batched = jax.jit(jax.vmap(functools.partial(function, max_distance=5)))
+    program = batched.lower(labels, spacing).as_text()
+    assert "stablehlo.while" in program
+    assert "applies stablehlo.or" not in program
