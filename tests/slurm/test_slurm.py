@@ -1,10 +1,9 @@
-"""Training under a real SLURM of two nodes on this machine; skipped where SLURM cannot be installed."""
+"""Training under a real SLURM of two nodes on this machine; skipped where SLURM cannot be installed or run."""
 
 import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -31,13 +30,14 @@ def call(*command: str) -> subprocess.CompletedProcess:
 def slurm(tmp_path_factory):
     if os.geteuid() != 0:
         pytest.skip("SLURM needs root to be installed and started")
-    running = shutil.which("scontrol") and "is UP" in call("scontrol", "ping").stdout
-    started = call(str(START), str(tmp_path_factory.mktemp("slurm")))
+    folder = tmp_path_factory.mktemp("celltrack-slurm")
+    started = call(str(START), str(folder))
     if started.returncode:
-        pytest.skip(f"SLURM cannot be started here: {started.stderr[-300:]}")
-    yield
-    if not running:
-        call(str(START), "stop")
+        pytest.skip(f"no SLURM here: {started.stderr[-600:]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield
+    call(str(START), "stop", str(folder))
 
 
 @pytest.fixture(scope="module")
