@@ -64,3 +64,11 @@ def from_mapping(cls: type[T], given: Mapping[str, Any], where: str) -> T:
     if missing or unknown:
         raise InputError(f"config.{where}: missing {missing}, unknown {unknown}; it takes {sorted(wanted)}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def differing(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Returns the dotted keys in which two configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [name for key in keys for name in differing(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [prefix.rstrip(".")]

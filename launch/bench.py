@@ -15,6 +15,8 @@ from absl import flags
 
 from launch import benches, cli, json_file
 
+flags.adopt_module_key_flags(json_file)
+
 AGAINST = flags.DEFINE_string("against", None, "peer to compare with; each benchmark names its own")
 
 COLUMNS = ("name", "ours_s", "peer_s", "ratio", "ratio_min", "ratio_max", "repeats")

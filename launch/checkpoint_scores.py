@@ -17,14 +17,14 @@ from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.report import evaluation, tables
 from celltrack_jax.training import checkpoint
 from launch import local, on
-from launch.processes import Processes
+from launch.processes import Alone, Processes
 from launch.slurm import jobs
 
 _NOT_JUDGED = ("train", "optimizer", "mesh", "augment", "ema_decay", "seed")
 """Parts of a config that a checkpoint's scores do not depend on."""
 
 
-def score_one(workdir: Path, which: str, processes: Processes) -> list[dict[str, Any]]:
+def score_one(workdir: Path, which: str, processes: Processes | Alone) -> list[dict[str, Any]]:
     """Scores a checkpoint in the first process, writes and prints its row, and returns it alone; none if told to stop.
 
     Args:
@@ -44,7 +44,7 @@ def score_one(workdir: Path, which: str, processes: Processes) -> list[dict[str,
 
 
 def score_all(
-    workdir: Path, processes: Processes, *, again: bool, at_once: int, slurm: dict[str, Any] | None
+    workdir: Path, processes: Processes | Alone, *, again: bool, at_once: int, slurm: dict[str, Any] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Scores all checkpoints that have no row yet, and writes evaluation.csv and evaluation.html.
 
@@ -59,7 +59,7 @@ def score_all(
       A row per checkpoint by ascending step, and a line per checkpoint that could not be scored.
 
     Raises:
-      InputError: the run has no checkpoint, or none could be scored.
+      InputError: the run has no checkpoint.
     """
     config = checkpoint.load_config(workdir)
     steps = checkpoint.checkpoint_steps(workdir)
@@ -79,18 +79,20 @@ def score_all(
             print_row(row)
     errors: dict[int, str] = {}
     if slurm is not None:
-        _on_slurm(workdir, missing, at_once, slurm, errors)
+        _on_slurm(workdir, missing, at_once, slurm, processes.asked, errors)
     elif at_once > 1:
-        _in_children(workdir, missing, at_once, errors)
+        _in_children(workdir, missing, at_once, processes.asked, errors)
     else:
         # Shares of all, not of what is missing: that changes while others are quicker.
         own = [step for step in steps[processes.index :: processes.count] if step in missing]
         _in_this_process(workdir, own, processes.asked, errors)
     processes.meet("scored")
+    if processes.count > 1 and not processes.asked():
+        files.wait_until(lambda: all(_row_file(workdir, step).is_file() for step in steps))
     found = {step: _read_row(workdir, step, config) for step in steps}
     rows = [row for row in found.values() if row is not None]
     problems = [
-        f"checkpoint {step} is not scored: {errors.get(step) or 'it has no row'}"
+        f"checkpoint {step} is not scored: {errors.get(step) or _read_error(workdir, step)}"
         for step in steps
         if found[step] is None
     ]
@@ -141,29 +143,34 @@ def _in_this_process(
             scores = task.evaluate(model, variables, stop)
         except InputError as error:
             errors[which] = str(error)
+            if isinstance(which, int):  # one of all, which the first process tells
+                _write_row(workdir, which, {"step": which, "error": str(error)})
             continue
         if scores is None:
             break
         rows.append({"step": step, **scores})
-        text = json.dumps(_origin(workdir, step, config) | {"scores": scores}, indent=1) + "\n"
-        files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
+        _write_row(workdir, step, _origin(workdir, step, config) | {"scores": scores})
         print_row(rows[-1])
     return rows
 
 
-def _in_children(workdir: Path, steps: Sequence[int], at_once: int, errors: dict[int, str]) -> None:
+def _in_children(
+    workdir: Path, steps: Sequence[int], at_once: int, stop: Callable[[], bool], errors: dict[int, str]
+) -> None:
     def ended(name: str, outcome: jobs.Outcome) -> None:
         _tell(workdir, int(name), outcome, errors)
 
     commands = {str(step): _command(workdir, step) for step in steps}
-    with local.told_to_stop() as stop:
-        local.run(commands, lambda name: _log(workdir, name), at_once, lambda _: None, ended, stop)
-        if stop():
-            raise KeyboardInterrupt
+    local.run(commands, lambda name: _log(workdir, name), at_once, lambda _: None, ended, stop)
 
 
 def _on_slurm(
-    workdir: Path, steps: Sequence[int], at_once: int, slurm: dict[str, Any], errors: dict[int, str]
+    workdir: Path,
+    steps: Sequence[int],
+    at_once: int,
+    slurm: dict[str, Any],
+    stop: Callable[[], bool],
+    errors: dict[int, str],
 ) -> None:
     if not steps:
         return
@@ -179,11 +186,9 @@ def _on_slurm(
     def ended(job: str, outcome: jobs.Outcome) -> None:
         _tell(workdir, step_of[job], outcome, errors)
 
-    try:
-        on.follow(folder, ids, lambda job, state: None, ended)
-    except BaseException:
+    on.follow(folder, ids, lambda job, state: None, ended, stop)
+    if stop():
         jobs.cancel(ids)
-        raise
 
 
 def _tell(workdir: Path, step: int, outcome: jobs.Outcome, errors: dict[int, str]) -> None:
@@ -214,7 +219,19 @@ def _read_row(workdir: Path, step: int, config: Config | None) -> dict[str, Any]
         return None
     if config is not None and any(row.get(k) != v for k, v in _origin(workdir, step, config).items()):
         return None
-    return {"step": step, **row["scores"]}
+    return {"step": step, **row["scores"]} if "scores" in row else None
+
+
+def _read_error(workdir: Path, step: int) -> str:
+    try:
+        return str(json.loads(_row_file(workdir, step).read_text())["error"])
+    except (OSError, ValueError, KeyError):
+        return "it has no row"
+
+
+def _write_row(workdir: Path, step: int, row: Mapping[str, Any]) -> None:
+    text = json.dumps(row, indent=1) + "\n"
+    files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
 
 
 def _origin(workdir: Path, step: int, config: Config) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from ml_collections import ConfigDict, config_flags
 from celltrack_jax.errors import InputError
 from launch import cli, json_file
 
+flags.adopt_module_key_flags(json_file)
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, <file>[:argument]", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice such as v5e:4x4 or v5p:2x2x4, or local")
 _BATCH = flags.DEFINE_integer(

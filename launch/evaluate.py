@@ -12,7 +12,6 @@ All checkpoints of a run (those that --config.train.keep_latest left, and the be
 evaluation.csv and evaluation.html in its folder.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -23,15 +22,14 @@ from absl import flags
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference.ctc_scores import Scores, score_result
-from celltrack_jax.io import files
 from celltrack_jax.metrics.ctc import MEASURES
-from launch import cli, cluster, on
+from launch import cli, cluster, json_file, on
 
 flags.adopt_module_key_flags(on)
 flags.adopt_module_key_flags(cluster)
+flags.adopt_module_key_flags(json_file)
 TRUTH = flags.DEFINE_string("truth", None, "annotation folder (01_GT) that holds TRA or SEG or both")
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
-JSON = flags.DEFINE_string("json", None, "file for the measures")
 SEG_SLICES = flags.DEFINE_enum(
     "seg_slices",
     "object",
@@ -60,8 +58,7 @@ def main(_: Sequence[str]) -> int:
     truth, result = str(TRUTH.value), str(RESULT.value)
     scores = score_result(Path(truth), Path(result), str(SEG_SLICES.value))
     row = as_json(scores)
-    if JSON.value:
-        _write_json(row)
+    json_file.write(row)
     for note in scores.notes:
         print(f"note: {note}", file=sys.stderr)
     if scores.problems:
@@ -79,15 +76,19 @@ def score_run(workdir: Path, which: str) -> int:
     Of several processes each scores its part of the checkpoints, and the first one writes the table.
     """
     from launch import checkpoint_scores  # scoring a result does without jax
-    from launch.processes import Processes
+    from launch.processes import Alone, Processes
 
     slurm, problems = on.slurm_settings(), []
     if slurm is not None and which != "all":
         raise flags.ValidationError("--on=slurm goes with --checkpoints=all, a job per checkpoint")
-    with Processes() as processes:
+    at_once = int(JOBS.value or 0)
+    delegates = which == "all" and (slurm is not None or at_once > 1)
+    if delegates:
+        cluster.refuse_several("--jobs and --on=slurm share the work out themselves")
+    with Alone() if delegates else Processes() as processes:
         if which == "all":
             rows, problems = checkpoint_scores.score_all(
-                workdir, processes, again=bool(AGAIN.value), at_once=int(JOBS.value or 0), slurm=slurm
+                workdir, processes, again=bool(AGAIN.value), at_once=at_once, slurm=slurm
             )
         else:
             rows = checkpoint_scores.score_one(workdir, which, processes)
@@ -98,8 +99,7 @@ def score_run(workdir: Path, which: str) -> int:
         return cli.STOPPED if stopped else 0
     if which == "all":
         checkpoint_scores.print_table(rows)
-    if JSON.value:
-        _write_json(rows)
+    json_file.write(rows)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -115,11 +115,6 @@ def _number(value: float | None) -> float | int | None:
     if value is None or math.isnan(value):
         return None
     return int(value) if isinstance(value, int | np.integer) else float(value)
-
-
-def _write_json(row: dict | list[dict]) -> None:
-    text = json.dumps(row, indent=2, allow_nan=False) + "\n"
-    files.replace_text(Path(str(JSON.value)), text, "or choose another --json")
 
 
 def print_table(row: dict) -> None:

@@ -1,7 +1,7 @@
 """The flag --json: a command's numbers for other programs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ from celltrack_jax.io import files
 _JSON = flags.DEFINE_string("json", None, "file for the numbers")
 
 
-def write(content: Mapping[str, Any]) -> None:
+def write(content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes the numbers to the file of --json, where one is named.
 
     Raises:
       InputError: the file cannot be written.
     """
     if _JSON.value:
-        path = Path(_JSON.value)
-        with files.explained(path, "or choose another --json"):
-            path.write_text(json.dumps(content, indent=2) + "\n")
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        files.replace_text(Path(_JSON.value), text, "or choose another --json")

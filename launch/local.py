@@ -57,6 +57,7 @@ def run(
     """
     waiting = list(commands)
     running: dict[str, tuple[subprocess.Popen, float]] = {}
+    told: set[str] = set()
     try:
         while running or (waiting and not asked_to_stop()):
             while waiting and len(running) < at_once and not asked_to_stop():
@@ -64,7 +65,7 @@ def run(
                 on_start(name)
                 running[name] = _start(commands[name], log_file(name)), time.monotonic()
             if asked_to_stop():
-                _end(running)
+                _end(running, told)
             for name, (child, since) in list(running.items()):
                 status = child.poll()
                 if status is not None:
@@ -73,7 +74,7 @@ def run(
                     on_end(name, Outcome(status, round(time.monotonic() - since), error))
             time.sleep(_LOOK_S)
     finally:
-        _end(running)
+        _end(running, told)
 
 
 def _start(command: Sequence[str], log: Path) -> subprocess.Popen:
@@ -91,9 +92,9 @@ def _start(command: Sequence[str], log: Path) -> subprocess.Popen:
             )
 
 
-def _end(running: Mapping[str, tuple[subprocess.Popen, float]]) -> None:
+def _end(running: Mapping[str, tuple[subprocess.Popen, float]], told: set[str]) -> None:
     """Tells children to stop, once: a second SIGTERM would end them before they have saved."""
-    for child, _ in running.values():
-        if child.poll() is None and not getattr(child, "told", False):
-            child.told = True  # pyright: ignore[reportAttributeAccessIssue]
+    for name, (child, _) in running.items():
+        if child.poll() is None and name not in told:
+            told.add(name)
             child.terminate()

@@ -8,7 +8,6 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli
 from launch.slurm import jobs, settings
 
 ON = flags.DEFINE_enum("on", "local", ["local", "slurm"], "run here, or as jobs of a SLURM cluster")
@@ -82,7 +81,7 @@ def submit_this(name: str, workdir: Path, slurm: dict[str, Any]) -> int:
         return 130
     if ended[job].error:
         print(f"error: job {job}: {ended[job].error} (log {log})", file=sys.stderr)
-    return cli.STOPPED if ended[job].status == cli.STOPPED else ended[job].status
+    return ended[job].status
 
 
 def follow(

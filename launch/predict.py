@@ -24,7 +24,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference import movies, track
 from celltrack_jax.inference.mask_folder import TILES, MaskFolder
 from celltrack_jax.inference.tile_folder import TileFolder
-from celltrack_jax.io import threads
+from celltrack_jax.io import files, threads
 from launch import cli, cluster, linking
 
 if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for jax to load
@@ -89,7 +89,10 @@ def _predict(movie: movies.Movie, output: Path) -> int:
         segmenter = segmenters.restore(workdir, str(CHECKPOINT.value), int(SPACE.value or 1))
         linker = linking.linker(segmenter.tracking, f"config.tracking ({workdir}/config.json)")
         movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)
-        masks = segment(segmenter, movie, output.with_name(output.name + ".segmentation"), processes, watch)
+        folder = output.with_name(output.name + ".segmentation")
+        if processes.index == 0:
+            context.enter_context(files.locked(folder, "launch.predict"))
+        masks = segment(segmenter, movie, folder, processes, watch)
         lineage = None
         if processes.index == 0 and not processes.asked():
             masks.wait_for(movie.frames)

@@ -11,7 +11,7 @@ from jax._src import distributed  # the coordination service has no public inter
 
 from celltrack_jax.training import peers
 from celltrack_jax.training.preemption import Preemption
-from launch import cluster
+from launch import cluster, local
 
 _POLL_S = 1.0
 """Between two questions to process 0 whether any process was told to stop."""
@@ -20,6 +20,26 @@ _LOOK_S = 0.1
 _LONG_S = 30 * 24 * 3600.0
 """Some may have far more work than others; that one is gone is noticed by itself."""
 _STOP, _FINISHED = "celltrack/stop/", "celltrack/finished/"
+
+
+class Alone:
+    """What `Processes` offers to a command that shares its work out itself, and leaves the devices to others."""
+
+    index, count = 0, 1
+
+    def __enter__(self) -> "Alone":
+        """Makes SIGTERM and ctrl-C set a flag."""
+        self._context = local.told_to_stop()
+        self.asked = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    def meet(self, where: str) -> None:
+        """Has nobody to wait for."""
 
 
 class Processes:

@@ -102,7 +102,7 @@ def measure(reads: int = 300) -> dict[str, Any]:
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        sequences = bench._prepare(Path(folder))
+        sequences = bench.prepare_movie(Path(folder))
         for plan in PLANS:
             config = segment.get_config(plan.config.split(":")[1])
             data: Any = config.data
@@ -113,7 +113,7 @@ def measure(reads: int = 300) -> dict[str, Any]:
                 pixels = math.prod(n + 2 * m for n, m in zip(data.crop, data.margin, strict=True))
                 side = round(math.sqrt(pixels))
                 data.crop, data.margin = (data.crop, data.margin) if flat else ((side, side), (0, 0))
-            batches = bench._batches(sequences, "full", data)
+            batches = bench.make_batches(sequences, "full", data)
             times = []
             for index in range(reads):
                 start = time.perf_counter()
@@ -225,20 +225,28 @@ def _compile_table(reports: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield from _header("config, topology, batch per chip, HBM GiB, largest batch, network GFLOP, cores ms, HBM ms, "
                        "FLOPs ms, sums, MFU at best")  # fmt: skip
     for each in reports:
-        roofline, search = each["roofline"], each.get("search")
-        sums = sum(row["bytes"] for row in each["collectives"]) / 1e6
-        cells = (
+        memory, search = each["memory"], each.get("search")
+        available = f"{memory['available'] / 2**30:.2f}" if memory["available"] else "unknown"
+        cells = [
             each["config"].split("/")[-1],
             each["topology"],
             each["batch"]["per_device"],
-            f"{each['memory']['needed'] / 2**30:.2f} of {each['memory']['available'] / 2**30:.2f}",
+            f"{memory['needed'] / 2**30:.2f} of {available}",
             f"about {search['largest_batch']}" if search else "",
-            f"{each['flops']['network'] / 1e9:.1f}",
-            *(f"{roofline[key] * 1e3:.2f}" for key in ("cores_s", "memory_s", "compute_s")),
-            f"{sums:.2f} MB, {roofline['communication_s'] * 1e3:.2f} ms" if each["devices"] > 1 else "",
-            f"{roofline['mfu']:.1%}",
-        )
+            *(_costs(each) if "roofline" in each else [""] * 6),
+        ]
         yield f"| {' | '.join(map(str, cells))} |"
+
+
+def _costs(report: dict[str, Any]) -> list[str]:
+    roofline = report["roofline"]
+    sums = sum(row["bytes"] for row in report["collectives"]) / 1e6
+    return [
+        f"{report['flops']['network'] / 1e9:.1f}",
+        *(f"{roofline[key] * 1e3:.2f}" for key in ("cores_s", "memory_s", "compute_s")),
+        f"{sums:.2f} MB, {roofline['communication_s'] * 1e3:.2f} ms" if report["devices"] > 1 else "",
+        f"{roofline['mfu']:.1%}",
+    ]
 
 
 def _plan(

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         _refuse_jobs_elsewhere(manifest, slurm)
         for arm in arms:
             for run in [
-                run for run in manifest.runs.values() if run.arm == arm.name and run.status != "done"
+                run for run in manifest.runs.values() if run.arm == arm.name and run.status != manifests.DONE
             ]:
                 text = sweep_arms.config_file(arm, run.seed, path)
                 files.replace_text(manifest.folder(run) / "arm.py", text, "then run the same command again")
@@ -181,14 +181,13 @@ def _alive(runs: Sequence[Run]) -> set[str]:
         return set()
     listed = jobs.states()
     if listed is None:
-        raise InputError("squeue does not answer: call it again when SLURM does")
+        raise InputError("squeue does not answer, and runs were its jobs: call it again where SLURM answers")
     return {run.job for run in runs if run.job in listed and run.job is not None}
 
 
 def _refuse_jobs_elsewhere(manifest: Manifest, slurm: dict[str, Any] | None) -> None:
-    if slurm is None and any(run.job for run in manifest.runs.values()):
-        listed = jobs.states() or {}
-        alive = [run.job for run in manifest.runs.values() if run.job in listed]
+    if slurm is None:
+        alive = sorted(_alive(list(manifest.runs.values())))
         if alive:
             raise InputError(
                 f"runs of {manifest.workdir} are jobs of SLURM ({alive[0]}, {len(alive)} in all): follow them with "
@@ -204,13 +203,15 @@ def _report(manifest: Manifest, metric: str, origin: str) -> None:
     results: list[report.ArmResult] = []
     for arm, runs in by_arm.items():
         histories = {
-            run.seed: progress.read_history(manifest.folder(run)) for run in runs if run.status == "done"
+            run.seed: progress.read_history(manifest.folder(run))
+            for run in runs
+            if run.status == manifests.DONE
         }
         best = {seed: report.best_row(history, metric) for seed, history in histories.items()}
         problems = [
             f"seed {run.seed} {run.status}" + (f": {run.error}" if run.error else "")
             for run in runs
-            if run.status != "done"
+            if run.status != manifests.DONE
         ]
         results.append(report.ArmResult(arm, len(runs), best, next(iter(histories.values()), []), problems))
     facts = {"Config": origin, "Baseline": results[0].name, "Runs": len(manifest.runs)}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import loop, memory, mesh, rules
+from celltrack_jax.training import cost, loop, memory, mesh, rules
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
 from launch import cli, cluster, on
@@ -84,7 +84,7 @@ def describe(task: tasks.Task, config: Config) -> None:
     )
     optimizer = make_optimizer(config.optimizer, config.train.steps, shapes)
     compiled = compile_step(task, model, optimizer, devices, config)
-    flops, bytes_moved = loop.step_cost(compiled)
+    flops, bytes_moved = cost.compiler_count(compiled)
     print(f"step: {flops / 1e9:.2f} GFLOP, {bytes_moved / 1e9:.2f} GB moved per device")
     print(f"memory: {memory.needed_bytes(compiled) / 2**20:.0f} MiB per device")
 

@@ -9,8 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from celltrack_jax.io import ctc, files, tif
 
 MANIFEST = "settings.json"
 TILES = "tiles"
-VISIBLE_S = 90.0
-"""For what another host wrote to appear here: NFS looks again after 60 s."""
 KEPT = "then run the same command again to continue with what was done, or change --output"
 """What helps where a result cannot be written."""
 
@@ -45,7 +42,7 @@ class MaskFolder:
         manifest = self.folder / MANIFEST
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         if made:
-            if not _comes_true(lambda: manifest.is_file() and manifest.read_text() == text):
+            if not files.wait_until(lambda: manifest.is_file() and manifest.read_text() == text):
                 raise InputError(
                     f"{self.folder} is not here as another process made it: give all processes the same flags, and "
                     "an --output that all hosts share"
@@ -55,7 +52,7 @@ class MaskFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             if manifest.is_file() and manifest.read_text() == text:
                 return
-            if any(self.folder.iterdir()) and not manifest.is_file():
+            if not manifest.is_file() and any(path.name != files.LOCK for path in self.folder.iterdir()):
                 raise InputError(f"{self.folder} holds other files: move them, or choose another --output")
             for path in ctc.frame_files(self.folder, "mask").values():
                 path.unlink()
@@ -77,7 +74,7 @@ class MaskFolder:
           InputError: they are not.
         """
         frames = list(frames)
-        if not _comes_true(lambda: all(self.path(frame).is_file() for frame in frames)):
+        if not files.wait_until(lambda: all(self.path(frame).is_file() for frame in frames)):
             absent = next(frame for frame in frames if not self.path(frame).is_file())
             raise InputError(
                 f"{self.path(absent)}, which another process wrote, is not here: give an --output that all hosts share"
@@ -120,10 +117,3 @@ class MaskFolder:
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _comes_true(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + VISIBLE_S
-    while not (true := condition()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return true

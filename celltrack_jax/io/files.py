@@ -5,13 +5,16 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from celltrack_jax.errors import InputError
 
 LOCK = ".lock"
 """Stays when nobody holds it: who removed it would let two others lock a file of this name each."""
+VISIBLE_S = 90.0
+"""For what another host wrote to appear here: NFS looks again after 60 s."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST),
@@ -78,8 +81,10 @@ def locked(folder: Path, command: str) -> Iterator[None]:
     Raises:
       InputError: another process holds the lock, or the file system cannot lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as lock:
+    with explained(folder, "or give another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+")
+    with lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -99,6 +104,14 @@ def locked(folder: Path, command: str) -> Iterator[None]:
             yield
         finally:
             lock.truncate(0)
+
+
+def wait_until(visible: Callable[[], bool]) -> bool:
+    """Waits for what another host wrote to appear here; returns whether it did."""
+    deadline = time.monotonic() + VISIBLE_S
+    while not (seen := visible()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return seen
 
 
 def _reason(error: BaseException | None) -> str | None:

@@ -13,7 +13,7 @@ from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import collectives, cost, hlo, mesh
+from celltrack_jax.training import collectives, cost, hlo, memory, mesh
 from celltrack_jax.training.hardware import CHIPS, Chip, Peak, device_peak
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
@@ -128,7 +128,9 @@ def report(config: Config, target: Target, batch_per_device: int, *, search: boo
 def _compile(config: Config, target: Target, batch_per_device: int) -> Compiled:
     start = time.perf_counter()
     config.data.batch_size = batch_per_device * max(len(target.devices) // config.mesh.space, 1)
-    devices = mesh.make_mesh(config.mesh.space, config.data.batch_size, target.devices)
+    devices = mesh.make_mesh(
+        config.mesh.space, config.data.batch_size, target.devices, config.train.accumulate
+    )
     task = tasks.build(config)
     model = FunctionalModel(task.model)
     params = jax.eval_shape(model.init, jax.random.key(0)).params
@@ -140,7 +142,7 @@ def _compile(config: Config, target: Target, batch_per_device: int) -> Compiled:
         if needed is None:
             raise
         return Compiled(batch_per_device, None, needed, time.perf_counter() - start)
-    return Compiled(batch_per_device, program, _needed(program), time.perf_counter() - start)
+    return Compiled(batch_per_device, program, memory.needed_bytes(program), time.perf_counter() - start)
 
 
 def shortage(message: str) -> float | None:
@@ -151,25 +153,14 @@ def shortage(message: str) -> float | None:
     return float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")
 
 
-def _needed(program: Any) -> float:
-    memory = program.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-
-
 def _memory(compiled: Compiled, target: Target) -> dict[str, Any]:
     """Bytes of one device."""
     parts = {}
     if compiled.program is not None:
-        memory = compiled.program.memory_analysis()
+        found = compiled.program.memory_analysis()
         names = {"argument": "arguments", "output": "outputs", "alias": "aliased", "temp": "temporary"}
-        parts = {name: getattr(memory, f"{key}_size_in_bytes") for key, name in names.items()}
-        parts["code"] = memory.generated_code_size_in_bytes
+        parts = {name: getattr(found, f"{key}_size_in_bytes") for key, name in names.items()}
+        parts["code"] = found.generated_code_size_in_bytes
     available = target.chip.memory if target.chip else None
     return {"needed": round(compiled.needed), "available": available, **parts}
 
@@ -177,13 +168,13 @@ def _memory(compiled: Compiled, target: Target) -> dict[str, Any]:
 def _search(config: Config, target: Target, first: Compiled) -> dict[str, Any]:
     """Compiles at another batch; returns it, its memory and roofline, and the largest batch by a line through both."""
     assert target.chip is not None
-    batch = first.batch_per_device
-    if first.program is None and batch == 1:
+    batch, least = first.batch_per_device, config.train.accumulate
+    if first.program is None and batch == least:
         raise InputError(
-            f"one sample per device needs {first.needed / 2**30:.2f} GiB, {target.topology} has "
+            f"one sample at a time per device needs {first.needed / 2**30:.2f} GiB, {target.topology} has "
             f"{target.chip.memory / 2**30:.2f} GiB: set --config.model.remat, a smaller --config.data.crop, or --space"
         )
-    second = _compile(config, target, _larger(first, target.chip) if first.program is not None else 1)
+    second = _compile(config, target, _larger(first, target.chip) if first.program is not None else least)
     if first.program is None and second.program is None:
         return _search(config, target, second)
     line = cost.BatchModel.fit((batch, first.needed), (second.batch_per_device, second.needed))

@@ -12,7 +12,7 @@ import ml_collections
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from celltrack_jax.config import Config
+from celltrack_jax.config import Config, differing
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel, Variables
@@ -158,7 +158,22 @@ def save_config(workdir: Path, config: Config) -> None:
     if checkpoint_steps(workdir):
         old = json.loads(load_config(workdir).to_json_best_effort())
         _refuse_other_run(workdir, old, new)
-    files.replace_text(path, json.dumps(new, indent=2, sort_keys=True) + "\n", "or choose another --workdir")
+    files.replace_text(path, _as_text(config), "or choose another --workdir")
+
+
+def check_shared(workdir: Path, config: Config) -> None:
+    """Waits until the config that process 0 saved is visible to this process.
+
+    Raises:
+      InputError: it is not, or it is another one.
+    """
+    path = workdir / CONFIG_FILE
+    text = _as_text(config)
+    if not files.wait_until(lambda: path.is_file() and path.read_text() == text):
+        raise InputError(
+            f"{path} is not here as process 0 wrote it: give all processes the same flags, and a --workdir that all "
+            "hosts share"
+        )
 
 
 def load_config(workdir: Path) -> Config:
@@ -176,6 +191,10 @@ def load_config(workdir: Path) -> Config:
         raise InputError(f"cannot read {path} ({error}): train again into a new --workdir") from error
 
 
+def _as_text(config: Config) -> str:
+    return json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
+
+
 def _in_this_process() -> contextlib.AbstractContextManager[Any]:
     """A context in which orbax does not wait for the other processes of a run: each may read something else."""
     if jax.process_count() == 1:
@@ -188,21 +207,12 @@ def _in_this_process() -> contextlib.AbstractContextManager[Any]:
 
 
 def _refuse_other_run(workdir: Path, old: Any, new: Any) -> None:
-    differing = [
-        key for key in _changed(old, new) if not any(re.fullmatch(name, key) for name in _MAY_CHANGE)
-    ]
-    if differing:
+    others = [key for key in differing(old, new) if not any(re.fullmatch(name, key) for name in _MAY_CHANGE)]
+    if others:
         raise InputError(
-            f"{workdir} holds a run with another config ({', '.join(differing[:4])} differ): "
+            f"{workdir} holds a run with another config ({', '.join(others[:4])} differ): "
             "choose another --workdir, or remove this one"
         )
-
-
-def _changed(old: Any, new: Any, prefix: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [name for key in keys for name in _changed(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [prefix.rstrip(".")]
 
 
 def _scores(workdir: Path, metric: str) -> dict[int, float]:

@@ -82,7 +82,7 @@ class InputWatch:
             waited = time.monotonic() - since
             if waited > self._warned_s:
                 self._warned_s *= 2
-                self._say(f"warning: no batch for {waited:.0f} s: {self.cause()}")
+                self._say(f"no batch for {waited:.0f} s: {self.cause()}")
 
 
 def _readers() -> Iterator[tuple[str, str]]:

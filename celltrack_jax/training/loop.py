@@ -19,9 +19,9 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.tasks import Task
-from celltrack_jax.training import memory, peers
+from celltrack_jax.training import cost, memory, peers
 from celltrack_jax.training import mesh as meshes
-from celltrack_jax.training.checkpoint import Checkpoints, save_config
+from celltrack_jax.training.checkpoint import Checkpoints, check_shared, save_config
 from celltrack_jax.training.input_watch import WORTH_SAYING, InputWatch
 from celltrack_jax.training.optimizer import learning_rate, make_optimizer
 from celltrack_jax.training.preemption import Preemption
@@ -65,10 +65,10 @@ def train(
 
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
-            with files.explained(workdir, "or choose another --workdir"):
-                stack.enter_context(files.locked(workdir, "launch.train"))
+            stack.enter_context(files.locked(workdir, "launch.train"))
             save_config(workdir, config)
         peers.barrier("work folder", _START_S)
+        check_shared(workdir, config)
         checkpoints = Checkpoints(workdir, config.train.best_metric, config.train.keep_latest)
         stack.callback(checkpoints.close)
         abstract = abstract_state(model, optimizer, mesh, config.mesh.parameters)
@@ -95,19 +95,14 @@ def train(
             )
             stack.callback(loop.close)
             return loop.run(state)
-        except jax.errors.JaxRuntimeError as error:
+        except InputError:
+            raise
+        except Exception as error:  # a collective that lost a process may raise anything
             memory.explain_exhausted(error)
             run = peers.of_this_run()
             if run is not None:
                 run.explain(error)
             raise
-
-
-def step_cost(compiled: Any) -> tuple[float, float]:
-    """Returns the FLOPs and bytes of a compiled program on one device, as its compiler counts them."""
-    cost = compiled.cost_analysis()
-    cost = cost[0] if isinstance(cost, list) else cost
-    return float(cost.get("flops", 0.0)), float(cost.get("bytes accessed", 0.0))
 
 
 class _Loop:
@@ -132,10 +127,11 @@ class _Loop:
         self.checkpoints, self.log, self.preemption, self.saved = checkpoints, log, preemption, saved
         self.done = saved or 0
         self.shardings = meshes.batch_shardings(mesh, task.batch_spec())
+        self.gather = jax.jit(lambda variables: variables, out_shardings=meshes.replicated(mesh))
         self.schedule = learning_rate(config.optimizer, config.train.steps)
-        self.clock = StepClock(config.data.batch_size, *step_cost(step))
+        self.clock = StepClock(config.data.batch_size, *cost.compiler_count(step))
         self.unread: list[dict[str, jax.Array]] = []
-        self.input = InputWatch(log.say, config.data.threads)
+        self.input = InputWatch(log.warn, config.data.threads)
         self.profile = Profile(log.workdir / "profile", profile)
 
     def close(self) -> None:
@@ -188,7 +184,7 @@ class _Loop:
         if self._due(self.settings.evaluate_every) and self.done not in self.log.evaluated:
             self._log(newest=True)
             start = time.perf_counter()
-            scores = self.task.evaluate(self.model, state.ema, self.preemption.asked)
+            scores = self.task.evaluate(self.model, self.gather(state.ema), self.preemption.asked)
             judged = scores is not None
             if scores is not None:
                 scores = {**scores, "evaluation_s": time.perf_counter() - start}
@@ -273,4 +269,4 @@ def _check_memory(compiled: Any, abstract: Any, mesh: jax.sharding.Mesh, config:
 def _cost_line(compiled: Any, mesh: jax.sharding.Mesh) -> str:
     size = memory.needed_bytes(compiled) / 2**30
     devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    return f"{step_cost(compiled)[0] / 1e9:.1f} GFLOP and {size:.2f} GiB per device, {devices}"
+    return f"{cost.compiler_count(compiled)[0] / 1e9:.1f} GFLOP and {size:.2f} GiB per device, {devices}"

@@ -13,8 +13,8 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")
 def needed_bytes(compiled: Any) -> int:
     """Returns what a compiled program holds on each device while it runs, as its compiler counts it."""
     memory = compiled.memory_analysis()
-    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return int(size - memory.alias_size_in_bytes)
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
 
 
 def device_bytes(device: Any, sharing: int) -> int | None:

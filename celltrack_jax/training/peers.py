@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ class Peers:
         with contextlib.suppress(Exception):  # the service may be what is gone
             self._send()
         time.sleep(_TELL_S)
-        os._exit(status)
+        _leave(status)
 
     def explain(self, error: BaseException) -> NoReturn:
         """Ends this process after a collective failed, with the name of the process that is gone.
@@ -148,7 +149,14 @@ class Peers:
         os.write(2, _line(text))
         if self.process == 0:
             time.sleep(_TELL_S)  # gone at once, it would be the one that the others name
-        os._exit(1)
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process at once, after what it has printed."""
+    with contextlib.suppress(Exception):  # what is left to say does not matter where nobody reads it
+        sys.stdout.flush()
+    os._exit(status)
 
 
 def on_abort(text: Callable[[], str]) -> None:

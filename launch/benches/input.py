@@ -42,13 +42,15 @@ def run(against: str | None, repeats: int = 5) -> dict[str, Any]:
     data: Any = segment.get_config("sim").data
     crops = BATCHES * data.batch_size
     with _cores(CORES), tempfile.TemporaryDirectory() as folder:
-        sequences = _prepare(Path(folder))
-        outlined, marked = (_batches(sequences, kind, data) for kind in ("full", "markers"))
+        sequences = prepare_movie(Path(folder))
+        outlined, marked = (make_batches(sequences, kind, data) for kind in ("full", "markers"))
         if against is None:
             seconds = timing.alone(lambda: _read(outlined, data), repeats)
             row = timing.alone_row("input", seconds)
         else:
-            peer = _batches([_through_zarr(sequence, Path(folder)) for sequence in sequences], "full", data)
+            peer = make_batches(
+                [_through_zarr(sequence, Path(folder)) for sequence in sequences], "full", data
+            )
             times = timing.interleaved(lambda: _read(outlined, data), lambda: _read(peer, data), repeats)
             row = times.row("input")
             row["crops_per_s_peer"] = crops / row["peer_s"]
@@ -70,7 +72,7 @@ def _cores(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _prepare(folder: Path) -> list[store.StoredSequence]:
+def prepare_movie(folder: Path) -> list[store.StoredSequence]:
     """Makes a movie whose first half is outlined; the second half has markers alone."""
     movie = synthetic.make_movie(MOVIE, seed=0)
     dataset = folder / "bench"
@@ -85,7 +87,8 @@ def _prepare(folder: Path) -> list[store.StoredSequence]:
     return store.open_store(folder / "store")
 
 
-def _batches(sequences: list[store.StoredSequence], kind: str, data: Any) -> grain.MapDataset:
+def make_batches(sequences: list[store.StoredSequence], kind: str, data: Any) -> grain.MapDataset:
+    """Returns the crops of one kind of frames, "full" or "markers", as a config's data part asks for them."""
     return pipeline.crops(
         sequences,
         shape=[size + 2 * margin for size, margin in zip(data.crop, data.margin, strict=True)],

@@ -72,9 +72,11 @@ def submit(
             )
     folder = folder.absolute()
     executor = submitit.SlurmExecutor(folder)
-    limit = {"array_parallelism": at_once} if at_once else {}
     executor.update_parameters(
-        job_name=name, teardown=_after(folder), **limit, **slurm_settings.sbatch(settings)
+        job_name=name,
+        teardown=_after(folder),
+        array_parallelism=at_once or len(commands),
+        **slurm_settings.sbatch(settings),
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what it raises
@@ -109,7 +111,10 @@ def vanished(folder: Path, job: str) -> Outcome:
 def states() -> dict[str, str] | None:
     """Returns state and reason of this user's jobs, such as {"71_3": "PENDING (Resources)"}; None if SLURM is silent."""
     command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
     if done.returncode:
         return None
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
@@ -151,16 +156,17 @@ def _after(folder: Path) -> list[str]:
     `scancel` kills the script with its job, so that what a user cancelled is not queued again. A job that SLURM itself
     queues again, or ends, is no longer RUNNING.
     """
-    name = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}.status"
     return [
         "status=$?",
+        # Of an array, SLURM_JOB_ID alone may mean all its tasks.
+        "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
         f'if [ "$status" = {cli.STOPPED} ] || [ "$status" = {_BEFORE_THE_LOOP} ]; then',
-        '  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] &&'
-        ' scontrol requeue "$SLURM_JOB_ID"; then',
+        '  if [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] &&'
+        ' scontrol requeue "$job"; then',
         '    exit "$status"',
         "  fi",
         "fi",
-        f'file={_quoted(folder)}/"{name}"',
+        f'file={_quoted(folder)}/"$job.status"',
         'echo "$status $SECONDS" >"$file.partial" && mv "$file.partial" "$file"',
         'exit "$status"',
     ]

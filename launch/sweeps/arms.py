@@ -120,14 +120,6 @@ def as_json(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def differing(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Returns the dotted keys in which two configs, as of `as_json`, differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [name for key in keys for name in differing(old.get(key), new.get(key), f"{prefix}{key}.")]
-    return [] if old == new else [prefix.rstrip(".")]
-
-
 def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():

@@ -36,8 +36,9 @@ count_failure() {
   [ "$failures" -le "$RETRIES" ] || fail "gave up: $1"
 }
 
+# What waits in the queue keeps its place there.
 renew() {
-  "$here/delete.sh" || say "nothing to delete"
+  [ "$now" = GONE ] || "$here/delete.sh" || say "nothing to delete"
   "$here/create.sh" || return 1
   "$here/run.sh" "$@"
 }
@@ -52,7 +53,10 @@ attend() {
   }
   said=$(grep -oE "celltrack: (running|idle|exited [0-9]+)" <<<"$said" | sort -u) || said=nothing
   case $said in
-    *running*) return ;; # a worker whose fellows died ends by itself
+    *running*) # a worker whose fellows died ends by itself
+      failures=0
+      return
+      ;;
     "celltrack: exited 0")
       say "the training is complete"
       exit 0

@@ -63,7 +63,7 @@ train_as() {
   if [ -n "$commas" ]; then
     together=(--coordinator="${hosts%%,*}:$port" --processes=$((${#commas} + 1)) --process="$number")
   fi
-  .venv/bin/python -m launch.train "$@" ${together[@]+"${together[@]}"}
+  ${become:-} .venv/bin/python -m launch.train "$@" ${together[@]+"${together[@]}"}
 }
 
 case ${1:-} in
@@ -74,7 +74,10 @@ case ${1:-} in
     train_as "${@:2}" || status=$?
     echo "$status" >"$state/status"
     ;;
-  train) train_as "${TPU_WORKER_HOSTNAMES:-}" "${TPU_WORKER_ID:-0}" "${@:2}" ;;
+  train)
+    become="exec" # the pod's SIGTERM goes to this process alone
+    train_as "${TPU_WORKER_HOSTNAMES:-}" "${TPU_WORKER_ID:-0}" "${@:2}"
+    ;;
   status)
     if running; then
       echo "celltrack: running"

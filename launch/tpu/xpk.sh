@@ -32,7 +32,7 @@ case $word in
     xpk_workload create --workload="$NAME" --tpu-type="$TYPE" --num-slices=1 "$capacity" \
       --base-docker-image="$IMAGE" --script-dir="$(pwd)" --max-restarts="$RESTARTS" --restart-on-user-code-failure \
       --termination-grace-period-seconds=120 \
-      --command="PYTHON=${PYTHON:-python3} $worker setup && $worker train $(quoted "$@")"
+      --command="PYTHON=${PYTHON:-python3} $worker setup && exec $worker train $(quoted "$@")"
     ;;
   list) xpk_workload list --filter-by-job="$NAME" ;;
   delete) xpk_workload delete --workload="$NAME" --force ;;

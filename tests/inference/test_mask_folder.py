@@ -9,6 +9,7 @@ import pytest
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference import mask_folder
 from celltrack_jax.inference.mask_folder import MaskFolder
+from celltrack_jax.io import files
 
 LABELS = np.arange(12, dtype=np.int32).reshape(3, 4)
 SETTINGS = {"weights": "ab", "symmetries": [[False, 0]]}
@@ -84,7 +85,7 @@ def test_tiles_of_other_settings_are_removed(tmp_path):
 
 
 def test_another_process_opens_the_folder_only_as_it_was_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(mask_folder, "VISIBLE_S", 0.1)
+    monkeypatch.setattr(files, "VISIBLE_S", 0.1)
     with pytest.raises(InputError, match=r"a is not here as another process made it.* all hosts share"):
         MaskFolder(tmp_path / "a", SETTINGS, made=True)
     assert not (tmp_path / "a").exists()
@@ -99,6 +100,6 @@ def test_masks_of_other_hosts_are_waited_for(tmp_path, monkeypatch):
     late = threading.Timer(0.3, folder.write, (3, LABELS))
     late.start()
     folder.wait_for([3])
-    monkeypatch.setattr(mask_folder, "VISIBLE_S", 0.1)
+    monkeypatch.setattr(files, "VISIBLE_S", 0.1)
     with pytest.raises(InputError, match=r"mask004.tif, which another process wrote, is not here"):
         folder.wait_for([3, 4])

@@ -68,7 +68,7 @@ def test_the_table_and_the_json_hold_the_rows(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(json_file, "_JSON", SimpleNamespace(value=tmp_path / "rows.json"))
     json_file.write({"rows": rows})
     assert json.loads((tmp_path / "rows.json").read_text())["rows"] == rows
-    json_file._JSON.value = tmp_path / "none" / "rows.json"
+    json_file._JSON.value = tmp_path / "rows.json" / "more.json"
     with pytest.raises(InputError, match="choose another --json"):
         json_file.write({"rows": rows})
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -71,8 +72,9 @@ def test_two_process_evaluation_shares_the_checkpoints(trained, tmp_path):
     assert (trained / "evaluation.html").read_text().count("<svg") >= 1
 
 
-def test_an_evaluation_that_is_told_to_stop_goes_on_with_the_rest(trained):
-    command = [f"--workdir={trained}", "--checkpoints=all"]
+@pytest.mark.parametrize("more", [(), ("--jobs=2",)], ids=["here", "in children"])
+def test_an_evaluation_that_is_told_to_stop_goes_on_with_the_rest(trained, more):
+    command = [f"--workdir={trained}", "--checkpoints=all", *more]
     process = start("evaluate", *command, "--again")
     rows = trained / "evaluation"
     before = time.time_ns()
@@ -89,3 +91,34 @@ def test_an_evaluation_that_is_told_to_stop_goes_on_with_the_rest(trained):
     assert status == 0, err
     assert f"{kept} of 4 checkpoints are scored already" in err
     assert len(list(rows.glob("*.json"))) == 4
+
+
+def test_two_process_evaluation_tells_what_failed_in_the_other_process(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for part in (run / "checkpoints" / "2").rglob("*"):
+        if part.is_file() and part.name != "_CHECKPOINT_METADATA":
+            part.write_bytes(b"")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [f"--workdir={run}", "--checkpoints=all", "--again", f"--coordinator=127.0.0.1:{port}"]
+    pair = [start("evaluate", *command, "--processes=2", f"--process={rank}") for rank in range(2)]
+    (status, _, err), _ = [finish(process) for process in pair]
+    assert status == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: checkpoint 2 is not scored: checkpoint 2 in ")
+    assert len((run / "evaluation.csv").read_text().splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--process=1"], "--coordinator=<host of process 0>:<port>"),
+        (["--jobs=2", "--coordinator=localhost:1", "--processes=2"], "start it as one process, not as 2"),
+    ],
+)
+def test_flags_that_would_score_everything_twice_are_wrong(trained, arguments, said):
+    status, _, err = finish(start("evaluate", f"--workdir={trained}", "--checkpoints=all", *arguments))
+    assert status == 2
+    assert said in err

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a real SLURM of two virtual nodes, n0 and n1, on this machine: `start.sh FOLDER`, as root. Installs slurm-wlm
 # and munge where they are missing. FOLDER gets configuration, state and logs: export SLURM_CONF=FOLDER/slurm.conf to
-# use the cluster. It has ports of its own, and another cluster of this machine is left alone.
+# use the cluster. Its ports are its own; a cluster that an earlier call left behind is ended.
 # `start.sh stop FOLDER` ends it.
 set -euo pipefail
 export SLURM_CONF

@@ -176,6 +176,28 @@ def test_slurm_job_that_is_cancelled_is_not_queued_again(slurm, tmp_path):
     assert jobs.vanished(tmp_path, job).status == 1
 
 
+def test_slurm_task_of_an_array_that_is_told_to_stop_queues_again_alone(slurm, tmp_path):
+    """The last task of an array may have the array's number: what ended before it does not run again."""
+    program = (
+        "import os, pathlib, signal, sys, time; at = pathlib.Path(sys.argv[1]); again = at.exists();"
+        "at.open('a').write('ran '); signal.signal(15, lambda *_: sys.exit(75)); time.sleep(0 if again else wait)"
+    )
+    seconds = {"short": 0, "long": 99}
+    commands = [["-c", f"wait = {wait}; {program}", str(tmp_path / name)] for name, wait in seconds.items()]
+    ids = jobs.submit(commands, tmp_path, "array", {})
+    deadline = time.monotonic() + 120
+    while jobs.outcome(tmp_path, ids[0]) is None or not (tmp_path / "long").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(2)  # the signal's handler is set
+    assert call("scancel", "--signal=TERM", ids[1]).returncode == 0
+    while jobs.outcome(tmp_path, ids[1]) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert [jobs.outcome(tmp_path, job).status for job in ids] == [0, 0]
+    assert [(tmp_path / name).read_text() for name in seconds] == ["ran ", "ran ran "]
+
+
 def test_slurm_sweep_of_twelve_arms_tables_all_but_the_one_that_fails(slurm, command, tmp_path):
     store = next(flag for flag in command if flag.startswith("--config.data.store="))
     sweep = [sys.executable, "-m", "launch.sweep", "--config=tests/launch/twelve_arms.py", store]

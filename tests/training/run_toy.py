@@ -1,15 +1,17 @@
 """Trains the toy task in a process of its own: `run_toy.py WORKDIR STEPS [NAME=VALUE ...]`.
 
 Options: devices=N,M,... a run on as many virtual devices each, in WORKDIR/on_N where there are several; process=I/N
-with port=P for several processes; norm=...; batch=...; f64=1; every=STEPS between evaluations and saves; kill_at=STEP
-ends the process with kill -9 when it evaluates at that step; term_at=STEP sends it SIGTERM there; fail_at=STEP ends it
-with an error. Prints whether the run is complete as JSON.
+with port=P for several processes; norm=...; batch=...; f64=1; parameters=RULE for all; every=STEPS between evaluations
+and saves; kill_at=STEP ends the process with kill -9 when it evaluates at that step, after the save before; term_at=STEP
+sends it SIGTERM there; fail_at=STEP raises an error there. Prints whether the run is complete as JSON.
 """
 
 import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
@@ -21,18 +23,25 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 import jax
 
-from celltrack_jax.training import hosts, loop, peers
+from celltrack_jax.errors import InputError
+from celltrack_jax.training import checkpoint, hosts, loop, peers
+from launch import cli
 
 if "f64" in options:
     jax.config.update("jax_enable_x64", True)
 if "process" in options:
     rank, count = map(int, options["process"].split("/"))
     hosts.join(hosts.from_flags(f"127.0.0.1:{options['port']}", count, rank))
+    run = peers.of_this_run()
+    assert run is not None
+    cli.ON_FAILURE.append(run.fail)
 
 from toy_task import ToyTask, toy_config
 
 every = int(options.get("every", 3))
 config = toy_config(steps, int(options.get("batch", 8)), log_every=1, evaluate_every=every, save_every=every)
+if "parameters" in options:
+    config.mesh.parameters = ((".*", options["parameters"]),)
 task = ToyTask(config, options.get("norm", "group"), dtype="float64" if "f64" in options else "float32")
 
 
@@ -40,18 +49,26 @@ def interrupt() -> None:
     """Ends or asks to end this process in the evaluation of the given step."""
     at = every * (len(task.evaluations) + 1)
     if at == int(options.get("kill_at", -1)):
+        while checkpoint.checkpoint_steps(workdir) != [at - every]:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    run = peers.of_this_run()
-    if at == int(options.get("fail_at", -1)) and run is not None:
-        run.fail("frame 7 is truncated", 1)
+    if at == int(options.get("fail_at", -1)):
+        raise InputError("frame 7 is truncated")
     if at == int(options.get("term_at", -1)):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 task.on_evaluate = interrupt
-complete = False
-for number in devices:
-    folder = workdir / f"on_{number}" if len(devices) > 1 else workdir
-    chosen = jax.devices() if "process" in options else jax.devices()[:number]
-    complete = loop.train(task, config, folder, chosen)
-print(json.dumps({"complete": complete}))
+
+
+def main(_: Sequence[str]) -> None:
+    """Trains, on one number of devices after the other."""
+    complete = False
+    for number in devices:
+        folder = workdir / f"on_{number}" if len(devices) > 1 else workdir
+        chosen = jax.devices() if "process" in options else jax.devices()[:number]
+        complete = loop.train(task, config, folder, chosen)
+    print(json.dumps({"complete": complete}))
+
+
+cli.run(main, positional=True)

@@ -1,4 +1,4 @@
-"""Two processes of four devices each: one run, that may be stopped and go on in one process."""
+"""Two processes of four devices each, which split the parameters: one run, that may be stopped, and go on in one."""
 
 import socket
 
@@ -27,7 +27,7 @@ def run_pair(workdir, precision, *more):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    both = [*options(precision), "devices=4", f"port={port}"]
+    both = [*options(precision), "devices=4", f"port={port}", "parameters=fsdp"]
     pair = [
         start_toy(workdir, STEPS, *both, f"process={rank}/2", *(more if rank == 1 else ()))
         for rank in range(2)

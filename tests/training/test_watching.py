@@ -74,7 +74,7 @@ def test_an_input_that_stalls_is_said_before_it_ends(monkeypatch):
             assert spoken.wait(10)
     finally:
         watch.close()
-    assert said[0].startswith("warning: no batch for 0 s: ")
+    assert said[0].startswith("no batch for 0 s: ")
 
 
 def test_a_profile_is_written_where_it_is_said(tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_a_work_folder_that_cannot_be_written_is_said_before_anything_compiles(t
     compiled = []
     monkeypatch.setattr(loop, "compile_step", lambda *_: compiled.append(1))
     config = toy_config(steps=1)
-    with pytest.raises(InputError, match=r"cannot write .*file/run: .*or choose another --workdir"):
+    with pytest.raises(InputError, match=r"cannot write .*file/run: .*or give another folder"):
         loop.train(ToyTask(config), config, tmp_path / "file" / "run")
     assert not compiled
 
