@@ -253,10 +253,11 @@ def _plan(
     plan: Plan, job: scaling.Job, largest: int, reading: scaling.Reading, measured: dict[str, Any]
 ) -> Iterator[str]:
     median = dict(map(tuple, measured["quantiles"]))[0.5]
+    rounds = f" and up to {job.rounds} rounds of loops" if job.rounds else ""
     yield f"## {plan.title} (`{plan.config}`)"
     yield ""
     yield (
-        f"{job.gradient_bytes / 1e6:.2f} MB in {job.sums} sums and up to {job.rounds} rounds of loops a step; "
+        f"{job.gradient_bytes / 1e6:.2f} MB in {job.sums} sums{rounds} a step; "
         f"a crop is read in {median * 1e3:.1f} ms (median of {measured['reads']} on {measured['cores']} cores at load "
         f"{measured['load']:.0f})."
     )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from celltrack_jax.config import differing
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from launch import cli
@@ -119,7 +120,7 @@ def _refuse_changed(arm: Arm, seed: int, path: Path) -> None:
         raise InputError(
             f"cannot read {path} ({error}): delete {path.parent} to run the arm again"
         ) from error
-    changed = arms.differing(old, arms.as_json(arm.of_seed(seed)))
+    changed = differing(old, arms.as_json(arm.of_seed(seed)))
     if changed:
         raise InputError(
             f"arm {arm.name!r} is done with other settings ({', '.join(changed[:4])} differ): give it another name "

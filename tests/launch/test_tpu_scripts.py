@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -168,7 +169,9 @@ def test_xpk_runs_the_same_worker_in_a_cluster():
     )
     assert "--max-restarts=100 --restart-on-user-code-failure" in lines[0]
     assert lines[0].endswith(" --cluster=pods --zone=z --project=p")
-    assert r"worker.sh\ setup\ \&\&\ bash\ launch/tpu/worker.sh\ train\ --config=a\\\ b.py:sim" in lines[0]
+    assert (
+        r"worker.sh\ setup\ \&\&\ exec\ bash\ launch/tpu/worker.sh\ train\ --config=a\\\ b.py:sim" in lines[0]
+    )
     assert call("xpk.sh", "list", **settings)[1] == [
         f"xpk workload list --filter-by-job=sim --cluster=pods {WHERE}"
     ]
@@ -304,3 +307,19 @@ def test_a_pod_of_gke_trains_in_the_foreground(worker):
     run("train", "--workdir=w")  # a slice of one host
     assert python.with_name("python.args").read_text().splitlines() == ["-m", "launch.train", "--workdir=w"]
     assert run("sing").returncode == 2
+
+
+def test_a_pod_that_is_told_to_stop_tells_the_training(worker, tmp_path):
+    """The pod's shell signals the process that it started, as `(setup && exec worker.sh train) &` does."""
+    _, python = worker
+    python.write_text(
+        '#!/usr/bin/env bash\ntrap "exit 75" TERM\ntouch "$0.up"\nwhile true; do sleep 0.05; done\n'
+    )
+    script = python.parents[2] / "launch" / "tpu" / "worker.sh"
+    pod = subprocess.Popen(["bash", "-c", f"(true && exec bash {script} train --workdir=w) & wait; wait $!"])
+    while not python.with_name("python.up").exists():
+        assert pod.poll() is None
+        time.sleep(0.02)
+    (child,) = subprocess.check_output(["pgrep", "-P", str(pod.pid)], text=True).split()
+    os.kill(int(child), signal.SIGTERM)
+    assert pod.wait(10) == 75
