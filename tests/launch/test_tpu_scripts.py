@@ -316,7 +316,7 @@ def test_a_pod_that_is_told_to_stop_tells_the_training(worker, tmp_path):
         '#!/usr/bin/env bash\ntrap "exit 75" TERM\ntouch "$0.up"\nwhile true; do sleep 0.05; done\n'
     )
     script = python.parents[2] / "launch" / "tpu" / "worker.sh"
-    pod = subprocess.Popen(["bash", "-c", f"(true && exec bash {script} train --workdir=w) & wait; wait $!"])
+    pod = subprocess.Popen(["bash", "-c", f"(true && exec bash {script} train --workdir=w) & wait $!"])
     while not python.with_name("python.up").exists():
         assert pod.poll() is None
         time.sleep(0.02)
