@@ -89,10 +89,11 @@ def _predict(movie: movies.Movie, output: Path) -> int:
         segmenter = segmenters.restore(workdir, str(CHECKPOINT.value), int(SPACE.value or 1))
         linker = linking.linker(segmenter.tracking, f"config.tracking ({workdir}/config.json)")
         movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)
+        settings = _settings(segmenter, movie)
         folder = output.with_name(output.name + ".segmentation")
         if processes.index == 0:
             context.enter_context(files.locked(folder, "launch.predict"))
-        masks = segment(segmenter, movie, folder, processes, watch)
+        masks = segment(segmenter, movie, settings, folder, processes, watch)
         lineage = None
         if processes.index == 0 and not processes.asked():
             masks.wait_for(movie.frames)
@@ -114,7 +115,12 @@ def _predict(movie: movies.Movie, output: Path) -> int:
 
 
 def segment(
-    segmenter: "Segmenter", movie: movies.Movie, folder: Path, processes: "Processes", watch: Watch
+    segmenter: "Segmenter",
+    movie: movies.Movie,
+    settings: "Settings",
+    folder: Path,
+    processes: "Processes",
+    watch: Watch,
 ) -> MaskFolder:
     """Segments this process's frames whose masks are not there yet, until told to stop.
 
@@ -123,7 +129,6 @@ def segment(
     """
     from celltrack_jax.inference import segment as segmentation
 
-    settings = _settings(segmenter, movie)
     lengths = segmenter.task.lengths(movie.spacing_um[-segmenter.task.ndim :])
     made_by = {
         **segmenter.identity,

@@ -13,7 +13,7 @@ import zarr
 
 from celltrack_jax import tasks
 from celltrack_jax.data import normalise
-from celltrack_jax.io import ctc
+from celltrack_jax.io import ctc, files
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import checkpoint
 from tests import geff_graphs
@@ -303,3 +303,13 @@ def test_a_work_folder_without_checkpoint_is_refused(movie, tmp_path):
     status, _, err = call(f"--segmenter={tmp_path / 'run'}", f"--images={movie}", f"--output={movie}_RES")
     assert (status, err.count("\n")) == (1, 1)
     assert "holds no checkpoints" in err
+
+
+def test_a_second_call_does_not_mix_with_the_first(flat, movie):
+    result = Path(f"{movie}_RES")
+    with files.locked(result.with_name(f"{result.name}.segmentation"), "launch.predict"):
+        status, _, err = call(f"--segmenter={flat}", f"--images={movie}", f"--output={result}")
+    assert (status, err.count("\n")) == (1, 1)
+    assert f"another launch.predict is writing {result}.segmentation (process {os.getpid()} on " in err
+    assert call(f"--segmenter={flat}", f"--images={movie}", f"--output={result}")[0] == 0
+    assert not Path(f"{result}.segmentation").exists()
