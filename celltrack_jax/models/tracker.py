@@ -69,7 +69,7 @@ class Tracker(nnx.Module):
           embedding: channels of a node's learned embedding, 0 for none.
           block: edges computed at a time, and again in the backward pass; 0 for all at once, which suits
             accelerators. See `over_edges`.
-          remat: computes each layer again in the backward pass where `block` does not already.
+          remat: `jax.checkpoint` of the edge work of each layer where `block` does not compute it again already.
           dtype: compute dtype, "float32" or "bfloat16"; messages are summed in float32.
 
         Raises:

@@ -49,8 +49,10 @@ def over_edges(
       receivers: (E,) int32 in [0, N), in any order (telling XLA that they are sorted gained nothing).
       key: for the function's random numbers; each block gets its own, folded from it.
       nodes: N.
-      block: edges of a block; 0 for all at once, and nothing computed again.
-      remat: computes an only block again too, in the backward pass.
+      block: edges of a block; 0 for all at once, and nothing computed again. 1,024 took less CPU time than 4,096 or
+        16,384 (3.0, 3.5 and 4.2 s for a step of ben_haim2022 with 120,000 edges on a busy core).
+      remat: `jax.checkpoint` around an only block. XLA's CPU backend kept as much with it as without (11 kB per edge of
+        the default tracker, 3.5 kB in blocks).
 
     Returns:
       (E, ...) edge rows; (N, ...) sums over the edges that leave a node; (N, ...) sums over those that enter it.
