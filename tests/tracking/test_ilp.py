@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from scipy.optimize import LinearConstraint, milp
+from scipy.optimize import LinearConstraint, OptimizeResult, milp
 
 from celltrack_jax.tracking import ilp as program
 from celltrack_jax.tracking.ilp import ilp
@@ -86,6 +86,17 @@ def test_fractions_are_branched_on():
     assert (cost @ solution) == pytest.approx(-4.8)
 
 
+def test_without_time_to_prove_it_the_best_so_far_is_told_with_its_distance(monkeypatch):
+    cost, matrix, upper = fractional()
+    results = [program._branch(cost, matrix, upper, np.zeros(12), np.ones(12, bool), time.monotonic() + 60)]
+    results.append(OptimizeResult(x=None, status=1))
+    monkeypatch.setattr(program, "_branch", lambda *_: results.pop(0))
+    solution, excess = program._lowest(cost, matrix, upper, time.monotonic() + 60)
+    assert solution is not None
+    assert (matrix @ solution <= 1).all()
+    assert excess == pytest.approx(6.6 - 4.8)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fixing_what_cannot_change_keeps_the_optimum(seed):
     rng = np.random.default_rng(seed)
@@ -106,8 +117,8 @@ def test_a_window_without_time_is_linked_frame_by_frame_and_says_so():
     problem = (frame, movie.source, movie.target, movie.costs)
     links = ilp(*problem, window=4, overlap=1, time_limit_s=0.0, say=said.append)
     assert said == [
-        "note: frames 40 to 43: no optimum, linked frame by frame in 0 s",
-        "note: frames 43 to 45: no optimum, linked frame by frame in 0 s",
+        "note: frames 40 to 43: no optimum after 0 s, so linked frame by frame",
+        "note: frames 43 to 45: no optimum after 0 s, so linked frame by frame",
     ]
     check_rules(*problem[:3], links)
     whole = ilp(*problem, window=6, overlap=1, time_limit_s=0.0, say=said.append)
