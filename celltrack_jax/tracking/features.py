@@ -61,6 +61,13 @@ def joined(parts: Sequence[Detections]) -> Detections:
     return Detections(*(np.concatenate(columns) for columns in zip(nothing, *parts, strict=True)))
 
 
+def frame_slices(frame: np.ndarray) -> dict[int, slice]:
+    """Returns the entries of each frame, in order, from the sorted (N,) frame numbers."""
+    numbers, first = np.unique(frame, return_index=True)
+    last = np.append(first[1:], len(frame))
+    return {n: slice(a, b) for n, a, b in zip(numbers.tolist(), first.tolist(), last.tolist(), strict=False)}
+
+
 def label_moments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts and locates the labels of one mask.
 
