@@ -1,6 +1,7 @@
 """The rooms of the package import downwards only (a room's floor is its place in this table)."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NUMPY_ONLY = {"errors", "lineage", "io", "metrics", "tracking"}
+JRAPH = ROOT / "celltrack_jax" / "tracking" / "windows.py"
 FILES = sorted((ROOT / "celltrack_jax").rglob("*.py"))
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Returns the dotted names of all modules a file imports, lazily or not."""
     names = set()
@@ -54,9 +57,18 @@ def test_imports_point_downwards(path):
         assert FLOOR[other] < FLOOR[here], f"{path} may not import celltrack_jax.{other}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room(p) in NUMPY_ONLY], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if room(p) in NUMPY_ONLY and p != JRAPH], ids=lambda p: p.name
+)
 def test_rooms_at_the_border_do_not_import_jax(path):
     assert not {name.split(".")[0] for name in imported(path)} & {"jax", "flax", "jraph", "optax"}
+
+
+def test_jraph_stays_inside_models_and_one_file():
+    users = {path for path in FILES if any(name.split(".")[0] == "jraph" for name in imported(path))}
+    assert {path for path in users if room(path) != "models"} == {JRAPH}
+    here = {name for path in FILES if room(path) in NUMPY_ONLY for name in imported(path)}
+    assert "celltrack_jax.tracking.windows" not in here
 
 
 def test_nothing_in_the_package_imports_the_mains():

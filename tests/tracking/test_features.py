@@ -34,7 +34,7 @@ def test_moments_are_those_of_a_loop(mask):
 def test_a_mask_measured_in_blocks_is_measured_whole(monkeypatch):
     mask = np.random.default_rng(0).integers(0, 9, (6, 5, 7)).astype(np.uint16)
     whole = label_moments(mask)
-    monkeypatch.setattr(features, "_BLOCK", 40)
+    monkeypatch.setattr(features, "BLOCK", 40)
     for one, two in zip(label_moments(mask), whole, strict=True):
         np.testing.assert_allclose(one, two)
 
