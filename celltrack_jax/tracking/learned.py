@@ -1,0 +1,150 @@
+"""A trained network applied to a movie's candidate graph: logits of links and events, averaged over windows.
+
+Shapes: N detections, E candidate edges; A nodes and C edges of a bucket, B windows of a batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.tracking import graph, handmade, links, windows
+from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.scored_links import Costs
+
+EVENTS = ("divide", "appear", "disappear", "false")
+"""Questions about a node."""
+Apply = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+"""The network: a batch of `batch_arrays` -> "edge" (B, C) and one (B, A) per event, logits."""
+
+
+class GraphSpec(NamedTuple):
+    """Which detections are joined by an edge."""
+
+    radius: float
+    """Farthest step of a cell between neighbouring frames, in cell diameters."""
+    max_gap: int
+    """Frames in which a cell may be missed."""
+    max_neighbours: int
+    """Sources of one target in one frame, at most."""
+
+
+class WindowSpec(NamedTuple):
+    """How a movie is cut."""
+
+    length: int
+    """Frames of a window."""
+    stride: int
+    """Frames from window to window."""
+    buckets: tuple[windows.Bucket, ...]
+    """Sizes that windows are padded to, ascending."""
+
+
+def movie_graph(
+    cells: Cells, spec: GraphSpec, diameter_um: float | None = None
+) -> tuple[windows.Graph, graph.Candidates]:
+    """Makes the graph of a movie, once.
+
+    Args:
+      cells: of the movie.
+      spec: which are joined.
+      diameter_um: of a typical cell; None measures it (`links.typical_diameter`).
+
+    Returns:
+      A graph whose nodes and edges have "features", `handmade.PHYSICAL` and `graph.EDGE_FEATURES`; and its edges.
+    """
+    diameter = links.typical_diameter(cells.detections) if diameter_um is None else diameter_um
+    edges = graph.candidates(
+        cells.detections,
+        radius_um=spec.radius * diameter,
+        max_gap=spec.max_gap,
+        max_neighbours=spec.max_neighbours,
+    )
+    nodes = {"features": handmade.physical(cells, diameter)}
+    described = {"features": graph.edge_features(cells, edges, diameter)}
+    return windows.Graph(cells.detections.frame, edges.source, edges.target, nodes, described), edges
+
+
+def batch_arrays(
+    graphs: Sequence[windows.Graph], bucket: windows.Bucket
+) -> dict[str, np.ndarray]:
+    """Pads windows to one size, each for itself.
+
+    Args:
+      graphs: B windows with equal names.
+      bucket: that each of them fits.
+
+    Returns:
+      senders and receivers (B, C) int32, node_mask (B, A) and edge_mask (B, C) bool, and node/<name> (B, A, ...),
+      edge/<name> (B, C, ...). Padding edges lead from the first padding node to itself.
+    """
+    columns: list[dict[str, np.ndarray]] = []
+    for one in graphs:
+        padded = windows.pad([one], bucket)
+        nodes, edges = one.size
+        row: dict[str, np.ndarray] = {"senders": padded.senders, "receivers": padded.receivers}
+        row["node_mask"], row["edge_mask"] = np.arange(bucket.nodes) < nodes, np.arange(bucket.edges) < edges
+        row |= {f"node/{name}": values for name, values in padded.nodes.items()}
+        row |= {f"edge/{name}": values for name, values in padded.edges.items()}
+        columns.append(row)
+    return {key: np.stack([row[key] for row in columns]) for key in columns[0]}
+
+
+def costs(
+    whole: windows.Graph, spec: WindowSpec, apply: Apply, stop: Callable[[], bool] = lambda: False
+) -> Costs | None:
+    """Scores a movie window by window; where windows overlap, their logits are averaged.
+
+    Args:
+      whole: the movie's graph.
+      spec: how it is cut; its stride has to be at most the length, or edges would be in no window.
+      apply: the network.
+      stop: polled before each window.
+
+    Returns:
+      Negative logits: what `ilp` takes. None when told to stop.
+
+    Raises:
+      InputError: a window is larger than every bucket.
+    """
+    nodes, edges = whole.size
+    sums = {"edge": np.zeros(edges), **{name: np.zeros(nodes) for name in EVENTS}}
+    times = {"edge": np.zeros(edges), "node": np.zeros(nodes)}
+    # An edge over a gap lies in a window only if both of its ends do.
+    for window in windows.windows(whole.frame, spec.length, spec.stride):
+        if stop():
+            return None
+        part = windows.cut(whole, window)
+        arrays = batch_arrays([part], fitting(part.size, spec.buckets, window))
+        found = apply(arrays)
+        here = np.searchsorted(whole.frame, window[0]) + np.arange(part.size[0])
+        first, last = np.searchsorted(whole.target, (here[0], here[-1] + 1))
+        inside = np.flatnonzero(whole.source[first:last] >= here[0]) + first
+        sums["edge"][inside] += np.asarray(found["edge"][0][: part.size[1]], np.float64)
+        times["edge"][inside] += 1
+        for name in EVENTS:
+            sums[name][here] += np.asarray(found[name][0][: part.size[0]], np.float64)
+        times["node"][here] += 1
+    mean = {name: -sums[name] / times["node"] for name in EVENTS}
+    edge = np.where(times["edge"] > 0, -sums["edge"] / np.maximum(times["edge"], 1), np.inf)
+    return Costs(edge=edge, **mean)
+
+
+def fitting(
+    size: tuple[int, int], buckets: Sequence[windows.Bucket], window: tuple[int, int]
+) -> windows.Bucket:
+    """Returns the smallest bucket that a window fits.
+
+    Raises:
+      InputError: there is none; the message says which size is missing.
+    """
+    try:
+        return windows.bucket_of(size, buckets)
+    except ValueError:
+        largest = buckets[-1]
+        raise InputError(
+            f"frames {window[0]} to {window[1]} hold {size[0]} cells and {size[1]} candidate links, the largest bucket "
+            f"{largest.nodes} and {largest.edges}: add a larger one to --config.data.buckets, or shorten "
+            "--config.data.window"
+        ) from None
