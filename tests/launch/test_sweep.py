@@ -71,7 +71,7 @@ def test_a_failed_arm_stays_alone_and_only_it_runs_again(store, tmp_path):
     first = call(path, workdir, store, "--jobs=2")
     assert first.returncode == 1, first.stderr
     assert attempts(workdir) == {"baseline": ("done", 1), "size": ("done", 1), "impossible": ("failed", 1)}
-    assert "1 devices do not divide into groups of space=7" in runs(workdir)["impossible"]["error"]
+    assert "over mesh.space=7: its first axis has to be a multiple of" in runs(workdir)["impossible"]["error"]
     assert "impossible/seed0" in first.stderr.splitlines()[-1]
     table = (workdir / "sweep.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table] == ["arm", "baseline", "size", "impossible"]

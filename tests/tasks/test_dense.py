@@ -249,3 +249,16 @@ def test_errors_name_the_cure(store):
     config.task = "dnse"
     with pytest.raises(InputError, match=r"no 'dnse' in tasks: celltrack_jax/tasks/dnse.py does not exist"):
         tasks.build(config)
+
+
+@pytest.mark.parametrize(("argument", "space", "least"), [("tiny", 3, 12), ("demo3d", 8, 32)])
+def test_a_crop_whose_coarse_levels_split_unevenly_is_refused(argument, space, least):
+    """XLA's gradients were wrong there, by half a percent of the largest, at the same loss (run_space.py)."""
+    config = segment.get_config(argument)
+    config.mesh.space = space
+    size = config.data.crop[1:]
+    config.data.crop = (least + least // space, *size)
+    with pytest.raises(InputError, match=rf"over mesh.space={space}: .* multiple of {least},"):
+        tasks.build(config)
+    config.data.crop = (least, *size)
+    tasks.build(config)
