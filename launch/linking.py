@@ -10,11 +10,15 @@ from absl import flags
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference import track
-from celltrack_jax.lineage import Detections, Lineage
+from celltrack_jax.lineage import Lineage
 from celltrack_jax.tracking import links
+from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.scored_links import Links
 from launch import cli
 
-LINKER = flags.DEFINE_string("linker", "hungarian", "hungarian")
+LINKER = flags.DEFINE_string(
+    "linker", "hungarian", "hungarian, or work folder of a launch.train run that links"
+)
 IMAGES = flags.DEFINE_string("images", None, "folder of t*.tif, or an OME-Zarr image")
 OUTPUT = flags.DEFINE_string("output", None, "result folder (01_RES): mask*.tif, res_track.txt, tracks.geff")
 FRAMES = flags.DEFINE_string("frames", "", "frame numbers first:end, without the end; empty: all")
@@ -41,14 +45,31 @@ DIVISION_DISTANCE = flags.DEFINE_float(
 DIAMETER = flags.DEFINE_float("diameter", None, "a cell's diameter in µm; default: measured", lower_bound=0)
 
 
+HUNGARIAN = "hungarian"
+
+
 def check_linker() -> None:
     """Refuses a linker that does not exist.
 
     Raises:
-      InputError: there is no such linker.
+      InputError: there is no such linker, or it takes no such flags.
     """
-    if LINKER.value != "hungarian":
-        raise InputError(f"no linker {LINKER.value!r}: give --linker=hungarian")
+    if LINKER.value == HUNGARIAN:
+        return
+    if not (Path(str(LINKER.value)) / "config.json").is_file():
+        raise InputError(
+            f"no linker {LINKER.value!r}: give --linker=hungarian, or the --workdir of a run of configs/ctc/link.py"
+        )
+    given = [flag.name for flag in (MAX_GAP, MAX_DISTANCE, DIVISION_DISTANCE, DIAMETER) if flag.present]
+    if given:
+        raise flags.ValidationError(
+            f"--{given[0]} goes with --linker=hungarian: a trained one has learned it"
+        )
+
+
+def looks_at_images() -> bool:
+    """Returns whether the linker can use images."""
+    return LINKER.value != HUNGARIAN
 
 
 def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
@@ -62,6 +83,10 @@ def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
       InputError: there is no such linker, or its settings are others.
     """
     check_linker()
+    if LINKER.value != HUNGARIAN:
+        from launch import linkers  # assignment does without jax
+
+        return linkers.restore(Path(str(LINKER.value)))
     if set(settings) != set(links.HUNGARIAN):
         raise InputError(
             f"{where} has {', '.join(sorted(settings)) or 'nothing'}; the linker takes "
@@ -75,8 +100,10 @@ def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
     }
     chosen = dict(settings) | {name: value for name, value in given.items() if value is not None}
 
-    def link(detections: Detections) -> np.ndarray:
-        return links.hungarian(detections, **chosen)
+    def link(cells: Cells, ends: tuple[int, int]) -> Links:
+        del ends
+        parent = links.hungarian(cells.detections, **chosen)
+        return Links(parent, np.ones(len(parent), bool))
 
     return link
 

@@ -98,6 +98,9 @@ def _predict(movie: movies.Movie, output: Path) -> int:
         if processes.index == 0 and not processes.asked():
             masks.wait_for(movie.frames)
             found = track.Masks(movie.frames, masks.read, movie.spacing_um, movie.spacing_known, movie.digits)
+            if linking.looks_at_images():
+                shape = movie.shape[1:] if movie.shape[1] > 1 else movie.shape[2:]
+                found = found._replace(image=movies.images_of_masks(movie, movie.frames, shape))
             with contextlib.suppress(_StoppedError):
                 stoppable = _stoppable(watch, processes)
                 lineage = track.track_movie(found, linker, linking.drawing(), output, movie.path, stoppable)

@@ -258,6 +258,7 @@ def _write_attributes(
         "planes": {str(t): list(record.planes) for t, record in enumerate(records) if record.planes},
         "percentiles": [record.percentiles.tolist() for record in records],
         "tables": sorted(tables),
+        "has_images": source.has_images,
         "files": {
             path.relative_to(group).as_posix(): path.stat().st_size for path in store.files_below(group)
         },

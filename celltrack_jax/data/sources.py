@@ -25,7 +25,7 @@ class Frame(NamedTuple):
     """One frame as annotated."""
 
     image: np.ndarray
-    """(C, Z, Y, X) in its own dtype."""
+    """(C, Z, Y, X) in its own dtype; zeros where the sequence has no images."""
     masks: dict[str, np.ndarray]
     """By kind (`annotation.KINDS`), (Z, Y, X) non-negative integers; kinds that the frame lacks are absent."""
     planes: tuple[int, ...] | None
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
     name: str
     files: Mapping[int, tuple[Path, ...]]
-    """Files of each frame by its number, in order; the first is the image."""
+    """Files of each frame by its number, in order; the first is the image, if there are images."""
     tracks_file: Path | None
     lineage: Lineage | None
     kinds: tuple[str, ...]
@@ -46,6 +46,8 @@ class Source(NamedTuple):
     """Whether segmentations leave out no cell, by the data set's promise."""
     read: Callable[[int], Frame]
     """Reads the frame of this number."""
+    has_images: bool = True
+    """Annotation alone teaches to link."""
 
 
 def open_sources(
@@ -76,8 +78,12 @@ def open_sources(
 
 
 def _ctc(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], Source]]:
-    """Cell Tracking Challenge: 01/t000.tif, 01_GT/TRA, 01_GT/SEG (whole frames or planes), 01_ST/SEG."""
-    return ctc.find_sequences(dataset), lambda name: _ctc_source(dataset, name, allow_gaps)
+    """Cell Tracking Challenge: 01/t000.tif, 01_GT/TRA, 01_GT/SEG (whole frames or planes), 01_ST/SEG.
+
+    Where the data set has no image at all, its sequences are those with annotation.
+    """
+    names = ctc.find_sequences(dataset) or ctc.find_sequences(dataset, need_images=False)
+    return names, lambda name: _ctc_source(dataset, name, allow_gaps)
 
 
 def _ctc_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
@@ -90,7 +96,7 @@ def _ctc_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
     }
 
     def read(frame: int) -> Frame:
-        image = _image(sequence.images[frame], frame)
+        image = _image(sequence.images[frame], frame) if sequence.images else _no_image(tables, frame)
         masks = {
             kind: _masks(table[frame], frame, image.shape[1:])
             for kind, table in tables.items()
@@ -101,9 +107,13 @@ def _ctc_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
         planes = tuple(z for z, _ in sequence.segmentation.get(frame, ()) if z is not None)
         return Frame(image, masks, planes or None)
 
+    masks_of = {
+        frame: tuple(mask for table in tables.values() for _, mask in table.get(frame, ()))
+        for frame in sorted(sequence.images or set().union(*tables.values()))
+    }
     files = {
-        frame: (path, *(mask for table in tables.values() for _, mask in table.get(frame, ())))
-        for frame, path in sequence.images.items()
+        frame: (sequence.images[frame], *masks) if sequence.images else masks
+        for frame, masks in masks_of.items()
     }
     return Source(
         name=name,
@@ -113,6 +123,7 @@ def _ctc_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
         kinds=tuple(kind for kind in KINDS if tables[kind].keys() & files.keys()),
         complete=False,
         read=read,
+        has_images=bool(sequence.images),
     )
 
 
@@ -130,11 +141,13 @@ def _check_ctc(dataset: Path, sequence: ctc.Sequence, allow_gaps: bool) -> Track
     if allow_gaps:
         return tracks
     annotated = sequence.markers.keys() | sequence.segmentation.keys() | sequence.silver.keys()
-    problems = ctc_rules.check_frames(images, "t", sequence.images)
-    problems += ctc_rules.check_frames(images, "t", sequence.images, annotated, more_frames=True)
-    _refuse(problems, _COMPLETE)
+    if sequence.images:
+        problems = ctc_rules.check_frames(images, "t", sequence.images)
+        problems += ctc_rules.check_frames(images, "t", sequence.images, annotated, more_frames=True)
+        _refuse(problems, _COMPLETE)
     if sequence.markers or tracks is not None:
-        _refuse(ctc_rules.check_frames(tra, "man_track", sequence.markers, set(sequence.images)), _COMPLETE)
+        frames = set(sequence.images) or None
+        _refuse(ctc_rules.check_frames(tra, "man_track", sequence.markers, frames), _COMPLETE)
     if tracks is not None:
         _refuse(ctc_rules.check_span(tracks, sequence.markers), _COMPLETE)
     return tracks
@@ -192,6 +205,16 @@ def _image(path: Path, frame: int) -> np.ndarray:
     # What the file's byte order was does not matter any more.
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     return image.reshape(1, *(1,) * (3 - image.ndim), *image.shape)
+
+
+def _no_image(tables: Mapping[str, ctc.Segmentation], frame: int) -> np.ndarray:
+    """Zeros of the shape of the frame's first whole mask, (1, Z, Y, X)."""
+    whole = [path for table in tables.values() for z, path in table.get(frame, ()) if z is None]
+    if not whole:
+        path = next(path for table in tables.values() for _, path in table.get(frame, ()))
+        raise InputError(f"{path} (frame {frame}) is one plane, and there is no image: give whole masks")
+    shape = read_tif(whole[0], frame).shape
+    return np.zeros((1, *(1,) * (3 - len(shape)), *shape), np.uint8)
 
 
 def _masks(entries: list[tuple[int | None, Path]], frame: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -59,6 +59,8 @@ class StoredSequence(NamedTuple):
     """(N, 4) int32 rows of t, marker, object that covers it or 0, silver object that does or 0; sorted, one per
     marker."""
     lineage: Lineage | None
+    has_images: bool
+    """Whether the image is one; where there was only annotation, it is zeros."""
 
 
 def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> list[StoredSequence]:
@@ -157,4 +159,5 @@ def _sequence(name: str, attributes: dict[str, Any], arrays: dict[str, ts.Tensor
         foreground=tables["foreground"],
         coverage=tables["coverage"],
         lineage=Lineage.from_rows(tables["tracks"]) if "tracks" in tables else None,
+        has_images=attributes.get("has_images", True),
     )

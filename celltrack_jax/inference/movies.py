@@ -3,7 +3,7 @@
 Shapes: C channels, Z Y X space, *S the model's spatial axes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,34 @@ def in_model_axes(movie: Movie, ndim: int, channels: int) -> Movie:
             "use a model trained on such images"
         )
     return movie._replace(read=lambda frame: movie.read(frame)[:, 0]) if flat else movie
+
+
+def images_of_masks(
+    movie: Movie, frames: Sequence[int], shape: tuple[int, ...]
+) -> Callable[[int], np.ndarray]:
+    """Returns what reads the first channel of a frame in the shape of its mask.
+
+    Args:
+      movie: the images.
+      frames: numbers of the masks' frames.
+      shape: of a mask, (Y, X) or (Z, Y, X).
+
+    Raises:
+      InputError: images and masks do not belong together.
+    """
+    planes = (1,) * (3 - len(shape)) + shape
+    if planes != tuple(movie.shape[1:]):
+        raise InputError(
+            f"{movie.path} has frames of shape {tuple(movie.shape[1:])}, the masks {planes} (z, y, x): give the images "
+            "that were segmented"
+        )
+    missing = sorted(set(frames) - set(movie.frames))
+    if missing:
+        raise InputError(
+            f"{movie.path} lacks the frames {_ranges(missing)}, of which there are masks: complete it, or choose others "
+            "by --frames=first:end"
+        )
+    return lambda frame: movie.read(frame)[0].reshape(shape)
 
 
 def chosen_frames(frames: list[int], wanted: str, allow_gaps: bool, where: Path) -> list[int]:

@@ -11,14 +11,16 @@ import numpy as np
 from celltrack_jax.inference.mask_folder import KEPT
 from celltrack_jax.io import ctc, files, geff, threads
 from celltrack_jax.lineage import Detections, Lineage
-from celltrack_jax.tracking import features, tracks
+from celltrack_jax.tracking import tracks
+from celltrack_jax.tracking.cells import Cells, measure_cells
+from celltrack_jax.tracking.scored_links import Links, without_false
 
 GEFF_NAME = "tracks.geff"
 _MOST_THREADS = 4
 """That read, and again that write: each holds a frame."""
 
-Linker = Callable[[Detections], np.ndarray]
-"""Detections (N) -> (N,) int64, the index of each one's predecessor, -1 for none."""
+Linker = Callable[[Cells, tuple[int, int]], Links]
+"""Cells, and the numbers of the movie's first and last frame -> their links."""
 
 
 class Masks(NamedTuple):
@@ -33,6 +35,8 @@ class Masks(NamedTuple):
     spacing_known: bool
     digits: int
     """Of frame numbers in file names."""
+    image: Callable[[int], np.ndarray] | None = None
+    """Frame number -> image of the mask's shape, where the linker looks at images; called in threads."""
 
 
 class Drawing(NamedTuple):
@@ -56,7 +60,7 @@ def track_movie(
 
     Args:
       masks: that are read twice.
-      linker: chooses predecessors.
+      linker: chooses predecessors, and which detections are cells at all.
       drawing: how links become tracks.
       output: the result folder, which is replaced when everything is done.
       images: that the GEFF names for viewers, if any.
@@ -73,11 +77,15 @@ def track_movie(
     def read(frame: int) -> tuple[int, np.ndarray]:
         return frame, masks.read(frame)
 
-    measured = threads.mapped(read, watch("measuring", frames), workers)
-    found = features.detections_from_masks(measured, masks.spacing_um)
+    def read_both(frame: int) -> tuple[int, np.ndarray, np.ndarray | None]:
+        return frame, masks.read(frame), masks.image(frame) if masks.image else None
+
+    measured = threads.mapped(read_both, watch("measuring", frames), workers)
+    cells = measure_cells(measured, masks.spacing_um)
+    found, parent = without_false(cells.detections, linker(cells, (frames[0], frames[-1])))
     painter = tracks.TrackPainter(
         found,
-        linker(found),
+        parent,
         frames,
         masks.spacing_um,
         fill_gaps=drawing.fill_gaps,

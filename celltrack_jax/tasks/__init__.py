@@ -15,13 +15,15 @@ from celltrack_jax.config import Config
 from celltrack_jax.config import build as build_named
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import Representation
+from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.scored_links import Links
 
 
 class Task(Protocol):
     """One thing to learn. The training loop knows this and nothing else of it."""
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the module; it is called as `module(image, train=bool)`."""
+        """Returns the module; it is called as `module(*inputs, train=bool)`."""
         ...
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -38,7 +40,7 @@ class Task(Protocol):
 
     def loss(
         self,
-        apply: Callable[[jax.Array], tuple[Any, Any]],
+        apply: Callable[..., tuple[Any, Any]],
         batch: dict[str, jax.Array],
         keys: jax.Array,
         step: jax.Array,
@@ -46,7 +48,7 @@ class Task(Protocol):
         """Returns the loss of a batch; traced into the training step, augmentation and target making included.
 
         Args:
-          apply: the model with the current parameters: inputs -> (outputs, stats).
+          apply: the model with the current parameters: *inputs -> (outputs, stats).
           batch: as `batch_spec`.
           keys: (B,) random keys, one per sample.
           step: () int32, steps done.
@@ -60,6 +62,15 @@ class Task(Protocol):
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Mapping[str, float | None] | None:
         """Returns named scores on held-out data, or None when `stop()` became true on the way."""
+        ...
+
+
+@runtime_checkable
+class BucketedTask(Task, Protocol):
+    """A task whose batches have one of a few sizes. `batch_spec` is that of the largest."""
+
+    def batch_specs(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        """Returns the arrays of the global batch, once per size."""
         ...
 
 
@@ -102,6 +113,25 @@ class SegmentationTask(Task, Protocol):
 
     def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
         """Returns the compiled network, (B, *T, C) normalised float32 -> (B, *T, representation.channels)."""
+        ...
+
+
+@runtime_checkable
+class LinkingTask(Task, Protocol):
+    """A task whose runs link cells: what launch.track needs of it."""
+
+    def scorer(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], Any]:
+        """Returns the compiled network, as `tracking.learned.Apply`."""
+        ...
+
+    def link(self, cells: Cells, apply: Callable[[Any], Any], ends: tuple[int, int]) -> Links | None:
+        """Chooses the links between the cells of a movie.
+
+        Args:
+          cells: of the movie.
+          apply: of `scorer`.
+          ends: numbers of the movie's first and last frame.
+        """
         ...
 
 

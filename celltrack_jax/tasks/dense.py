@@ -228,6 +228,11 @@ class DenseTask:
             raise InputError("no data: give --config.data.store=<folder that launch.prepare wrote>")
         sequences = store.open_store(self.config.data.store)
         for sequence in sequences:
+            if not sequence.has_images:
+                raise InputError(
+                    f"{sequence.name} has no images: a segmenter needs them; copy them beside the annotation, and "
+                    "prepare another store"
+                )
             if sequence.shape[1] != self.channels:
                 raise InputError(
                     f"{sequence.name} has {sequence.shape[1]} channels, the config {self.channels}: "

@@ -5,7 +5,7 @@ Shapes: B windows of a batch, A nodes and C edges of their bucket; N detections,
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -17,12 +17,12 @@ import optax
 from flax import nnx
 
 from celltrack_jax import models
-from celltrack_jax.config import Config, from_mapping
+from celltrack_jax.config import Config
 from celltrack_jax.data import store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tracking import graph, handmade, learned, links, windows
+from celltrack_jax.tracking import graph, handmade, learned, windows
 from celltrack_jax.tracking.cells import Cells, measure_cells, select
 from celltrack_jax.tracking.ilp import ilp
 from celltrack_jax.tracking.imperfect import ImperfectSpec, degrade
@@ -170,7 +170,11 @@ class LinkTask:
         return lambda batch: self._forward(model, variables, batch)
 
     def link(
-        self, cells: Cells, apply: learned.Apply, ends: tuple[int, int], stop: Callable[[], bool] = lambda: False
+        self,
+        cells: Cells,
+        apply: learned.Apply,
+        ends: tuple[int, int],
+        stop: Callable[[], bool] = lambda: False,
     ) -> Links | None:
         """Scores a movie and chooses its links.
 
@@ -217,7 +221,9 @@ class LinkTask:
             prefix = "" if share == 0 else f"imperfect_{share:g}/"
             total = {key: sum(row[key] for row in rows) for key in (rows[0] if rows else ())}
             for what in ("links", "divisions", "false"):
-                scores[f"{prefix}{what}"] = _f1(*(total.get(f"{what}_{part}", 0) for part in ("hit", "missed", "wrong")))
+                scores[f"{prefix}{what}"] = _f1(
+                    *(total.get(f"{what}_{part}", 0) for part in ("hit", "missed", "wrong"))
+                )
         judged = [v for k, v in scores.items() if k.rsplit("/")[-1] == "links" and v is not None]
         scores["score"] = float(np.mean(judged)) if judged else None
         return scores
@@ -250,7 +256,9 @@ class LinkTask:
         ]
         found = [window for part in threads.mapped(self._cut, jobs) for window in part]
         if not found:
-            raise InputError(f"{self.config.data.store} has no links to learn from: prepare movies with tracks")
+            raise InputError(
+                f"{self.config.data.store} has no links to learn from: prepare movies with tracks"
+            )
         return found
 
     def _cut(self, job: tuple[Truth, int, int]) -> list[windows.Graph]:
@@ -363,18 +371,22 @@ def _read_truth(sequence: store.StoredSequence) -> Truth:
       InputError: it has no tracks.
     """
     if sequence.lineage is None or "markers" not in sequence.labels:
-        raise InputError(f"{sequence.name} has no tracks: a tracker learns from TRA markers and man_track.txt")
+        raise InputError(
+            f"{sequence.name} has no tracks: a tracker learns from TRA markers and man_track.txt"
+        )
     frames = np.flatnonzero(sequence.labelled["markers"])
     flat = sequence.shape[2] == 1
 
     def read(t: int) -> tuple[int, np.ndarray, np.ndarray | None]:
         labels = np.asarray(sequence.labels["markers"][t, 0].read().result())
-        image = np.asarray(sequence.image[t, 0].read().result()) if sequence.has_image else None
+        image = np.asarray(sequence.image[t, 0].read().result()) if sequence.has_images else None
         if flat:
             labels, image = labels[0], None if image is None else image[0]
         return int(sequence.frames[t]), labels, image
 
-    cells = measure_cells(threads.mapped(read, frames.tolist(), threads.cores()), np.asarray(sequence.spacing_um))
+    cells = measure_cells(
+        threads.mapped(read, frames.tolist(), threads.cores()), np.asarray(sequence.spacing_um)
+    )
     parents = graph.true_parents(cells.detections, cells.detections.label, sequence.lineage)
     return Truth(sequence.name, cells, parents)
 
@@ -401,7 +413,11 @@ def _agreement(found: Links, parents: np.ndarray, real: np.ndarray) -> dict[str,
     row = {"links_hit": hit, "links_missed": int(true.sum()) - hit, "links_wrong": int(linked.sum()) - hit}
     ours, theirs = (_mothers(each) for each in (found.parent, parents))
     right = len(ours & theirs)
-    row |= {"divisions_hit": right, "divisions_missed": len(theirs) - right, "divisions_wrong": len(ours) - right}
+    row |= {
+        "divisions_hit": right,
+        "divisions_missed": len(theirs) - right,
+        "divisions_wrong": len(ours) - right,
+    }
     rejected = int((~found.kept & ~real).sum())
     row |= {"false_hit": rejected, "false_missed": int((~real).sum()) - rejected}
     return row | {"false_wrong": int((~found.kept).sum()) - rejected}

@@ -66,9 +66,7 @@ def movie_graph(
     return windows.Graph(cells.detections.frame, edges.source, edges.target, nodes, described), edges
 
 
-def batch_arrays(
-    graphs: Sequence[windows.Graph], bucket: windows.Bucket
-) -> dict[str, np.ndarray]:
+def batch_arrays(graphs: Sequence[windows.Graph], bucket: windows.Bucket) -> dict[str, np.ndarray]:
     """Pads windows to one size, each for itself.
 
     Args:
@@ -81,7 +79,7 @@ def batch_arrays(
     """
     columns: list[dict[str, np.ndarray]] = []
     for one in graphs:
-        padded = windows.pad([one], bucket)
+        padded: Any = windows.pad([one], bucket)
         nodes, edges = one.size
         row: dict[str, np.ndarray] = {"senders": padded.senders, "receivers": padded.receivers}
         row["node_mask"], row["edge_mask"] = np.arange(bucket.nodes) < nodes, np.arange(bucket.edges) < edges
@@ -104,9 +102,6 @@ def costs(
 
     Returns:
       Negative logits: what `ilp` takes. None when told to stop.
-
-    Raises:
-      InputError: a window is larger than every bucket.
     """
     nodes, edges = whole.size
     sums = {"edge": np.zeros(edges), **{name: np.zeros(nodes) for name in EVENTS}}
@@ -116,7 +111,7 @@ def costs(
         if stop():
             return None
         part = windows.cut(whole, window)
-        arrays = batch_arrays([part], fitting(part.size, spec.buckets, window))
+        arrays = batch_arrays([part], _roomy(part.size, spec.buckets))
         found = apply(arrays)
         here = np.searchsorted(whole.frame, window[0]) + np.arange(part.size[0])
         first, last = np.searchsorted(whole.target, (here[0], here[-1] + 1))
@@ -129,6 +124,13 @@ def costs(
     mean = {name: -sums[name] / times["node"] for name in EVENTS}
     edge = np.where(times["edge"] > 0, -sums["edge"] / np.maximum(times["edge"], 1), np.inf)
     return Costs(edge=edge, **mean)
+
+
+def _roomy(size: tuple[int, int], buckets: Sequence[windows.Bucket]) -> windows.Bucket:
+    """The smallest bucket that a window fits; the largest one doubled until it does, for crowds unlike those known."""
+    largest = max(buckets, key=sum)
+    doubled = [windows.Bucket(largest.nodes << i, largest.edges << i) for i in range(1, 40)]
+    return windows.bucket_of(size, [*buckets, *doubled])
 
 
 def fitting(

@@ -18,7 +18,7 @@ from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.tasks import Task
+from celltrack_jax.tasks import BucketedTask, Task
 from celltrack_jax.training import cost, memory, peers
 from celltrack_jax.training import mesh as meshes
 from celltrack_jax.training.checkpoint import Checkpoints, check_shared, save_config
@@ -87,11 +87,16 @@ def train(
         batches = _batches(dataset, config, saved or 0)  # they are read while the step compiles
         start = time.perf_counter()
         try:
-            step = compile_step(task, model, optimizer, mesh, config)
-            _check_memory(step, abstract, mesh, config)
-            log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {_cost_line(step, mesh)}")
+            specs = task.batch_specs() if isinstance(task, BucketedTask) else [task.batch_spec()]
+            steps = {}
+            for spec in specs:
+                steps[_shapes(spec)] = step = compile_step(task, model, optimizer, mesh, config, spec)
+                _check_memory(step, abstract, mesh, config)
+            sizes = f" of the largest of {len(specs)} sizes" if len(specs) > 1 else ""
+            cost_line = _cost_line(steps[_shapes(task.batch_spec())], mesh)
+            log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {cost_line}{sizes}")
             loop = _Loop(
-                task, config, model, mesh, step, batches, checkpoints, log, preemption, saved, profile
+                task, config, model, mesh, steps, batches, checkpoints, log, preemption, saved, profile
             )
             stack.callback(loop.close)
             return loop.run(state)
@@ -114,7 +119,7 @@ class _Loop:
         config: Config,
         model: FunctionalModel,
         mesh: jax.sharding.Mesh,
-        step: Any,
+        steps: Mapping[Any, Any],
         batches: grain.DatasetIterator,
         checkpoints: Checkpoints,
         log: RunLog,
@@ -122,14 +127,16 @@ class _Loop:
         saved: int | None,
         profile: tuple[int, int] | None,
     ):
-        self.task, self.model, self.step, self.batches = task, model, step, batches
+        self.task, self.model, self.steps, self.batches = task, model, steps, batches
         self.settings = config.train
         self.checkpoints, self.log, self.preemption, self.saved = checkpoints, log, preemption, saved
         self.done = saved or 0
         self.shardings = meshes.batch_shardings(mesh, task.batch_spec())
         self.gather = jax.jit(lambda variables: variables, out_shardings=meshes.replicated(mesh))
         self.schedule = learning_rate(config.optimizer, config.train.steps)
-        self.clock = StepClock(config.data.batch_size, *cost.compiler_count(step))
+        self.clock = StepClock(
+            config.data.batch_size, *cost.compiler_count(steps[_shapes(task.batch_spec())])
+        )
         self.unread: list[dict[str, jax.Array]] = []
         self.input = InputWatch(log.warn, config.data.threads)
         self.profile = Profile(log.workdir / "profile", profile)
@@ -166,7 +173,8 @@ class _Loop:
                     self._save(state, None)  # what was learned is kept, whatever is wrong with the next crop
                 raise
             self.clock.count(time.perf_counter() - before)
-            state, metrics = self.step(state, meshes.global_batch(batch, self.shardings))
+            arrays = meshes.global_batch(batch, self.shardings)
+            state, metrics = self.steps[_shapes(arrays)](state, arrays)
             self.done += 1
             self.unread.append(metrics)
             if self.profile.ends(self.done):
@@ -249,6 +257,11 @@ def _batches(dataset: grain.MapDataset, config: Config, done: int) -> grain.Data
     iterator.set_state({"next_index": done})
     iterator.start_prefetch()
     return iterator
+
+
+def _shapes(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Tells the sizes of batches apart."""
+    return tuple(sorted((key, x.shape) for key, x in batch.items()))
 
 
 def _check_memory(compiled: Any, abstract: Any, mesh: jax.sharding.Mesh, config: Config) -> None:

@@ -1,7 +1,7 @@
 """What a training run carries from step to step, and the step itself."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,6 +84,7 @@ def compile_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     config: Config,
+    spec: Mapping[str, jax.ShapeDtypeStruct] | None = None,
 ) -> Any:
     """Compiles the training step before any data exist.
 
@@ -93,13 +94,14 @@ def compile_step(
       optimizer: its optimizer.
       mesh: the devices.
       config: with seed, ema_decay, train.accumulate and mesh.parameters.
+      spec: the arrays of the global batch; None for `task.batch_spec()`.
 
     Returns:
       The compiled `step(state, batch) -> (state, metrics)`, which donates the state it is given. It has the
       compiler's `memory_analysis()` and `cost_analysis()`.
     """
     state = abstract_state(model, optimizer, mesh, config.mesh.parameters)
-    spec = task.batch_spec()
+    spec = spec or task.batch_spec()
     shardings = meshes.batch_shardings(mesh, spec)
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k]) for k, v in spec.items()}
     whole = meshes.replicated(mesh)
@@ -143,8 +145,8 @@ def make_step(
         def loss(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
             whole = gather(params)
 
-            def apply(inputs: jax.Array) -> tuple[Any, Any]:
-                return model.apply(Variables(whole, stats), inputs, train=True)
+            def apply(*inputs: Any) -> tuple[Any, Any]:
+                return model.apply(Variables(whole, stats), *inputs, train=True)
 
             value, after, metrics = task.loss(apply, batch, keys, number)
             return value, (after, {**metrics, "loss": value})

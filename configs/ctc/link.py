@@ -1,0 +1,117 @@
+"""A tracker that learns which detections are one cell: a message-passing network over candidate links.
+
+    python -m launch.prepare --source=<data set folder> --store=stores/psc
+    python -m launch.train --config=configs/ctc/link.py:psc --workdir=runs/psc --config.data.store=stores/psc
+    python -m launch.track --linker=runs/psc --masks=<folder of masks> --output=02_RES
+
+| argument | data | steps, time on two CPU cores |
+|---|---|---|
+| sim | Fluo-N2DH-SIM+/01 | 1,500 |
+| psc | PhC-C2DL-PSC/01_GT, masks without images | 1,500 |
+| tiny | what the tests train | 20; seconds |
+"""
+
+from ml_collections import ConfigDict
+
+ARGUMENTS = ("sim", "psc", "tiny")
+
+
+def get_config(arg: str = "sim") -> ConfigDict:
+    if arg not in ARGUMENTS:
+        raise ValueError(f"configs/ctc/link.py knows {', '.join(ARGUMENTS)}, not {arg!r}")
+    config = _base()
+    if arg == "psc":
+        # Small round cells that move up to several diameters, hundreds in a frame.
+        config.data.batch_size = 2
+        config.data.buckets = ((1024, 4096), (1792, 9216), (2816, 17408), (4352, 30720))
+    if arg == "tiny":
+        config.data.window, config.data.stride, config.data.batch_size = 4, 2, 2
+        config.data.buckets = ((64, 512),)
+        config.data.imperfect_copies = 1
+        config.model.width, config.model.edge_width, config.model.layers = 8, 8, 1
+        config.model.block = 0
+        config.train.steps, config.train.log_every = 20, 5
+        config.train.evaluate_every = config.train.save_every = 10
+        config.optimizer.warmup_steps = 2
+    return config
+
+
+def sweep(add) -> None:
+    add("baseline")
+    for layers in (0, 1, 2, 6, 8):
+        add(f"layers={layers}", overrides={"model.layers": layers})
+    add("directions=forward", overrides={"model.directions": "forward"})
+    for gap in (0, 1, 3):
+        add(f"max_gap={gap}", overrides={"graph.max_gap": gap})
+    add("copies=0", overrides={"data.imperfect_copies": 0})
+
+
+def _base() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "link"
+    config.seed = 0
+    config.ema_decay = 0.99
+    config.mesh = ConfigDict({"space": 1, "parameters": ((".*", "replicated"),)})
+    # Lengths in diameters of the movie's median cell.
+    config.graph = ConfigDict({"radius": 2.0, "max_gap": 2, "max_neighbours": 6})
+    config.data = ConfigDict(
+        {
+            "store": "",
+            # Frames of a window, and from window to window when a movie is linked.
+            "window": 10,
+            "stride": 5,
+            # Sizes that windows are padded to: cells and candidate links.
+            "buckets": ((512, 5632),),
+            "batch_size": 4,
+            # Movies learned from beside those annotated, each with faults of its own.
+            "imperfect_copies": 12,
+            "threads": 2,
+            "prefetch": 4,
+        }
+    )
+    # Rates per true cell; lengths in its diameters.
+    config.imperfect = ConfigDict(
+        {"drop": 0.06, "false": 0.06, "split": 0.01, "merge": 0.01, "jitter": 0.03, "scale": 0.1}
+    )
+    config.augment = ConfigDict({"noise": 0.02, "dark_probability": 0.3})
+    config.train_weights = ConfigDict({"events": 0.5})
+    config.model = ConfigDict(
+        {
+            "name": "tracker",
+            "width": 64,
+            "edge_width": 64,
+            "layers": 4,
+            "directions": "both",
+            "dropout": 0.0,
+            "block": 1024,
+            "remat": False,
+            "dtype": "auto",
+        }
+    )
+    config.optimizer = ConfigDict(
+        {
+            "learning_rate": 1e-3,
+            "warmup_steps": 50,
+            "final_fraction": 0.01,
+            "b1": 0.9,
+            "b2": 0.99,
+            "clip_norm": 1.0,
+            "weight_decay_rules": (("kernel", 1e-3), (".*", 0.0)),
+            "learning_rate_rules": ((".*", 1.0),),
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "steps": 1500,
+            "accumulate": 1,
+            "log_every": 20,
+            "evaluate_every": 300,
+            "save_every": 300,
+            "keep_latest": 2,
+            "best_metric": "score",
+        }
+    )
+    # The last part of each movie is linked as annotated, and with so many cells dropped and false ones added.
+    config.evaluation = ConfigDict({"holdout": 0.15, "imperfect": (0.0, 0.05)})
+    config.linking = ConfigDict({"window": 10, "overlap": 4, "time_limit_s": 30.0})
+    return config

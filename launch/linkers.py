@@ -1,0 +1,48 @@
+"""A trained run of task `link`, ready to link the cells of a movie."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from celltrack_jax import tasks
+from celltrack_jax.errors import InputError
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.tasks import LinkingTask
+from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.scored_links import Links
+from celltrack_jax.training import checkpoint
+
+
+def restore(workdir: Path) -> Callable[[Cells, tuple[int, int]], Links]:
+    """Restores the best checkpoint of a run.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      What links cells: (cells, numbers of the movie's first and last frame) -> links.
+
+    Raises:
+      InputError: there is no such run or checkpoint, or it does not link.
+    """
+    config = checkpoint.load_config(workdir)
+    try:
+        task = tasks.build(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
+            "version that trained it"
+        ) from error
+    if not isinstance(task, LinkingTask):
+        raise InputError(
+            f"{workdir} is a run of task {config.task!r}, which does not link: give another --linker"
+        )
+    model = FunctionalModel(task.model)
+    _, variables = checkpoint.restore_variables(workdir, "best", model)
+    apply = task.scorer(model, variables)
+
+    def link(cells: Cells, ends: tuple[int, int]) -> Links:
+        found = task.link(cells, apply, ends)
+        assert found is not None  # nobody stops it
+        return found
+
+    return link
