@@ -4,7 +4,8 @@ import signal
 import threading
 import time
 from concurrent.futures import Future
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 import jax
 from jax._src import distributed  # the coordination service has no public interface
@@ -43,7 +44,11 @@ class Alone:
 
 
 class Processes:
-    """A context in which this process is one of its run, and SIGTERM sets a flag."""
+    """A context in which this process is one of its run, SIGTERM sets a flag, and no ctrl-C is lost.
+
+    Where ctrl-C comes while a callback of the garbage collector runs, as jax has them, Python drops the
+    KeyboardInterrupt; `asked` raises it again.
+    """
 
     index: int
     """Of this process, from 0."""
@@ -63,15 +68,29 @@ class Processes:
         self.index, self.count = jax.process_index(), jax.process_count()
         self._preemption = Preemption(together=False, signals=(signal.SIGTERM,))
         self._preemption.__enter__()
+        self._interrupted = False
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.signal(signal.SIGINT, self._before)
         self._preemption.__exit__(kind, error, trace)
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        self._interrupted = True
+        raise KeyboardInterrupt
+
     def asked(self) -> bool:
-        """Returns whether this process, or about a second ago another one, was told to stop; for any thread."""
+        """Returns whether this process, or about a second ago another one, was told to stop; for any thread.
+
+        Raises:
+          KeyboardInterrupt: of a ctrl-C before, in the main thread.
+        """
+        if self._interrupted and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
         if not self._stopped and self._preemption.asked():
             _tell(_STOP)
             self._stopped = True

@@ -138,7 +138,7 @@ def test_the_largest_batch_is_found_from_below_and_from_above(chip):
 
 def test_one_sample_that_does_not_fit_is_bad_input_with_the_numbers(chip):
     with pytest.raises(
-        InputError, match=r"one sample per device needs 21\.00 GiB, v5e:2x2 has 15\.75 GiB: set"
+        InputError, match=r"one sample at a time per device needs 21\.00 GiB, v5e:2x2 has 15\.75 GiB: set"
     ):
         chip(4, 20.0)
 

@@ -34,10 +34,10 @@ def test_the_row_has_a_rate_for_each_kind_of_annotation_and_for_the_peer(small, 
 def test_the_peer_reads_the_same_crops(small, tmp_path):
     """zarr is an oracle of the whole pipeline too: another reader of the same store gives equal batches."""
     data: Any = segment.get_config("sim").data
-    sequences = bench._prepare(tmp_path)
+    sequences = bench.prepare_movie(tmp_path)
     through_zarr = [bench._through_zarr(sequence, tmp_path) for sequence in sequences]
     for kind in ("full", "markers"):
-        ours, theirs = (bench._batches(s, kind, data)[1] for s in (sequences, through_zarr))
+        ours, theirs = (bench.make_batches(s, kind, data)[1] for s in (sequences, through_zarr))
         for key, values in ours.items():
             np.testing.assert_array_equal(values, theirs[key])
         # Less its margin a crop lies in the frame, so that only open markers leave something unknown there.

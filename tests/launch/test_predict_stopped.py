@@ -5,10 +5,13 @@ uninterrupted run, and predicts no tile again that was kept.
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
 from tests.launch.slow_predict import Run, content
 from tests.launch.test_predict import call, images
@@ -65,3 +68,25 @@ def test_ctrl_c_keeps_what_is_done(flat, movie):
     assert "mask000.tif" in run.masks()
     assert len(run.kept(1)) >= 2
     assert not run.output.exists()
+
+
+def test_a_ctrl_c_that_python_drops_is_raised_again():
+    program = """
+import gc, os, signal
+from absl import flags
+from launch.processes import Processes
+flags.FLAGS(["program"])
+with Processes() as processes:
+    gc.callbacks.append(lambda phase, _: os.kill(os.getpid(), signal.SIGINT) if phase == "start" else None)
+    gc.collect()
+    gc.callbacks.pop()
+    print("dropped")
+    try:
+        processes.asked()
+    except KeyboardInterrupt:
+        print("raised")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "dropped\nraised\n", done.stderr
