@@ -1,5 +1,6 @@
 """Flags that launch.predict and launch.track share, and what they mean."""
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,6 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference import track
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.tracking import links
-from celltrack_jax.tracking.cells import Cells
-from celltrack_jax.tracking.scored_links import Links
 from launch import cli
 
 LINKER = flags.DEFINE_string(
@@ -100,12 +99,7 @@ def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
     }
     chosen = dict(settings) | {name: value for name, value in given.items() if value is not None}
 
-    def link(cells: Cells, ends: tuple[int, int]) -> Links:
-        del ends
-        parent = links.hungarian(cells.detections, **chosen)
-        return Links(parent, np.ones(len(parent), bool))
-
-    return link
+    return track.by_assignment(functools.partial(links.hungarian, **chosen))
 
 
 def drawing() -> track.Drawing:

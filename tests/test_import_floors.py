@@ -19,6 +19,8 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NUMPY_ONLY = {"errors", "lineage", "io", "metrics", "tracking"}
 JRAPH = ROOT / "celltrack_jax" / "tracking" / "windows.py"
+LEARNED = {JRAPH, JRAPH.with_name("learned.py")}
+"""What only learned trackers need."""
 FILES = sorted((ROOT / "celltrack_jax").rglob("*.py"))
 
 
@@ -58,7 +60,7 @@ def test_imports_point_downwards(path):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if room(p) in NUMPY_ONLY and p != JRAPH], ids=lambda p: p.name
+    "path", [p for p in FILES if room(p) in NUMPY_ONLY and p not in LEARNED], ids=lambda p: p.name
 )
 def test_rooms_at_the_border_do_not_import_jax(path):
     assert not {name.split(".")[0] for name in imported(path)} & {"jax", "flax", "jraph", "optax"}
@@ -67,8 +69,9 @@ def test_rooms_at_the_border_do_not_import_jax(path):
 def test_jraph_stays_inside_models_and_one_file():
     users = {path for path in FILES if any(name.split(".")[0] == "jraph" for name in imported(path))}
     assert {path for path in users if room(path) != "models"} == {JRAPH}
-    here = {name for path in FILES if room(path) in NUMPY_ONLY for name in imported(path)}
-    assert "celltrack_jax.tracking.windows" not in here
+    border = [path for path in FILES if room(path) in NUMPY_ONLY and path not in LEARNED]
+    here = {name for path in border for name in imported(path)}
+    assert not here & {f"celltrack_jax.tracking.{path.stem}" for path in LEARNED}
 
 
 def test_nothing_in_the_package_imports_the_mains():

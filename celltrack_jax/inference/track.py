@@ -23,6 +23,21 @@ Linker = Callable[[Cells, tuple[int, int]], Links]
 """Cells, and the numbers of the movie's first and last frame -> their links."""
 
 
+def by_assignment(assign: Callable[[Detections], np.ndarray]) -> Linker:
+    """Makes a linker that takes every detection for a cell.
+
+    Args:
+      assign: Detections (N) -> (N,) int64, the index of each one's predecessor, -1 for none.
+    """
+
+    def link(cells: Cells, ends: tuple[int, int]) -> Links:
+        del ends
+        parent = assign(cells.detections)
+        return Links(parent, np.ones(len(parent), bool))
+
+    return link
+
+
 class Masks(NamedTuple):
     """The masks of a movie."""
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 import optax
 from flax import nnx
@@ -160,7 +159,7 @@ class LinkTask:
 
     @staticmethod
     def _predict(model: FunctionalModel, variables: Variables, batch: dict[str, jax.Array]) -> Any:
-        def apply(window: jraph.GraphsTuple, key: None) -> Any:
+        def apply(window: Any, key: None) -> Any:
             return model.apply(variables, window, key)
 
         return _over_windows(apply, batch, None)[0]
@@ -209,8 +208,7 @@ class LinkTask:
         for share in self.config.evaluation.imperfect:
             rows = []
             for truth in self._held_out:
-                spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, self.graph.max_gap)
-                cells, parents, real = degrade(truth.cells, truth.parents, np.random.default_rng(1), spec)
+                cells, parents, real = self._imperfect(truth, share)
                 frames = cells.detections.frame
                 if len(frames) == 0:
                     continue
@@ -227,6 +225,11 @@ class LinkTask:
         judged = [v for k, v in scores.items() if k.rsplit("/")[-1] == "links" and v is not None]
         scores["score"] = float(np.mean(judged)) if judged else None
         return scores
+
+    def _imperfect(self, truth: Truth, share: float) -> tuple[Cells, np.ndarray, np.ndarray]:
+        """Drops so many cells, and adds as many false ones; see `degrade`."""
+        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, self.graph.max_gap)
+        return degrade(truth.cells, truth.parents, np.random.default_rng(1), spec)
 
     @functools.cached_property
     def _truths(self) -> list[Truth]:
@@ -276,12 +279,9 @@ class LinkTask:
         labels = graph.edge_labels(edges, parents).astype(np.float32)
         whole = whole._replace(nodes=nodes, edges={**whole.edges, "label": labels})
         cuts = windows.windows(whole.frame, self.windows.length, 1)
-        # The ends of a movie are no ends of its cells, but of what is known.
-        return [self._learnable(windows.cut(whole, window), window, (first, last)) for window in cuts]
+        return [self._learnable(windows.cut(whole, window), window) for window in cuts]
 
-    def _learnable(
-        self, part: windows.Graph, window: tuple[int, int], ends: tuple[int, int]
-    ) -> windows.Graph:
+    def _learnable(self, part: windows.Graph, window: tuple[int, int]) -> windows.Graph:
         """Adds to a window what its nodes are, as far as the window shows it."""
         learned.fitting(part.size, self.windows.buckets, window)
         label = part.edges["label"] > 0.5
@@ -292,9 +292,9 @@ class LinkTask:
         events = np.stack([children > 1, ~followed & real, (children == 0) & real, ~real], 1)
         # Whoever comes or goes within reach of the window's ends may have been, or be, beyond them.
         reach = self.graph.max_gap + 1
-        begins = (part.frame >= window[0] + reach) | followed
-        ends_seen = (part.frame <= window[1] - reach) | (children > 0)
-        weights = np.stack([ends_seen & real, begins & real, ends_seen & real, np.ones(count, bool)], 1)
+        begins = (part.frame >= window[0] + reach) | followed | ~real
+        ends = (part.frame <= window[1] - reach) | (children > 0) | ~real
+        weights = np.stack([ends, begins, ends, np.ones(count, bool)], 1)
         nodes = {
             "features": part.nodes["features"],
             "events": events.astype(np.float32),
@@ -346,19 +346,9 @@ def _over_windows(apply: Callable[..., Any], batch: dict[str, jax.Array], keys: 
     """Applies a network of one window to each of a batch."""
 
     def one(window: dict[str, jax.Array], key: jax.Array | None) -> Any:
-        make: Any = jraph.GraphsTuple
-        return apply(
-            make(
-                nodes={"features": window["node/features"]},
-                edges=window["edge/features"],
-                senders=window["senders"],
-                receivers=window["receivers"],
-                globals=None,
-                n_node=None,
-                n_edge=None,
-            ),
-            key,
-        )
+        nodes = {"features": window["node/features"]}
+        ends = window["senders"], window["receivers"]
+        return apply(windows.flat_tuple(nodes, window["edge/features"], *ends), key)
 
     needed = {key: batch[key] for key in ("node/features", "edge/features", "senders", "receivers")}
     return jax.vmap(one, in_axes=(0, None if keys is None else 0))(needed, keys)

@@ -81,7 +81,8 @@ def batch_arrays(graphs: Sequence[windows.Graph], bucket: windows.Bucket) -> dic
     for one in graphs:
         padded: Any = windows.pad([one], bucket)
         nodes, edges = one.size
-        row: dict[str, np.ndarray] = {"senders": padded.senders, "receivers": padded.receivers}
+        ends = {"senders": padded.senders, "receivers": padded.receivers}
+        row: dict[str, np.ndarray] = {name: index.astype(np.int32) for name, index in ends.items()}
         row["node_mask"], row["edge_mask"] = np.arange(bucket.nodes) < nodes, np.arange(bucket.edges) < edges
         row |= {f"node/{name}": values for name, values in padded.nodes.items()}
         row |= {f"edge/{name}": values for name, values in padded.edges.items()}

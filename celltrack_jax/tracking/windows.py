@@ -102,6 +102,20 @@ def pad(graphs: Sequence[Graph], bucket: Bucket) -> jraph.GraphsTuple:
     return jraph.pad_with_graphs(joined, bucket.nodes, bucket.edges, len(graphs) + 1)
 
 
+def flat_tuple(nodes: Mapping[str, Any], edges: Any, senders: Any, receivers: Any) -> jraph.GraphsTuple:
+    """Returns what the networks take of one padded window; which nodes and edges are padding is left to the ends."""
+    make: Any = jraph.GraphsTuple
+    return make(
+        nodes=dict(nodes),
+        edges=edges,
+        senders=senders,
+        receivers=receivers,
+        globals=None,
+        n_node=None,
+        n_edge=None,
+    )
+
+
 def padding_masks(graph: jraph.GraphsTuple) -> tuple[jax.Array, jax.Array]:
     """Returns (A,) and (C,) bool, which nodes and which edges of a padded graph are real; for use in a jit too."""
     masks: Any = jraph.get_node_padding_mask(graph), jraph.get_edge_padding_mask(graph)

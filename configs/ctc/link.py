@@ -25,7 +25,7 @@ def get_config(arg: str = "sim") -> ConfigDict:
         config.data.batch_size = 2
         config.data.buckets = ((1024, 4096), (1792, 9216), (2816, 17408), (4352, 30720))
     if arg == "tiny":
-        config.data.window, config.data.stride, config.data.batch_size = 4, 2, 2
+        config.data.window, config.data.stride, config.data.batch_size = 6, 3, 2
         config.data.buckets = ((64, 512),)
         config.data.imperfect_copies = 1
         config.model.width, config.model.edge_width, config.model.layers = 8, 8, 1

@@ -5,6 +5,7 @@ and writes masks, links, relabels and writes the result. The peer is the jitted 
 on the device. Memory is the peak of a process of its own, for a movie and for one of eight times its length.
 """
 
+import functools
 import resource
 import subprocess
 import sys
@@ -102,8 +103,6 @@ def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Pa
     from celltrack_jax.inference import segment, track
     from celltrack_jax.inference.mask_folder import MaskFolder
     from celltrack_jax.tracking import links
-    from celltrack_jax.tracking.cells import Cells
-    from celltrack_jax.tracking.scored_links import Links
 
     masks = MaskFolder(output.with_name("masks"), {})
     for _ in segment.segment_movie(
@@ -118,12 +117,7 @@ def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Pa
         pass
     found = track.Masks(movie.frames, masks.read, np.ones(3), False, 3)
     drawing = track.Drawing(fill_gaps=True, min_length=1)
-
-    def linker(cells: Cells, ends: tuple[int, int]) -> Links:
-        del ends
-        parent = links.hungarian(cells.detections, **links.HUNGARIAN)
-        return Links(parent, np.ones(len(parent), bool))
-
+    linker = track.by_assignment(functools.partial(links.hungarian, **links.HUNGARIAN))
     track.track_movie(found, linker, drawing, output, movie.path, lambda what, frames: frames)
 
 

@@ -17,7 +17,7 @@ from tests.ctc_folders import movies
 from tests.ctc_validators import validate_result
 
 DRAWING = Drawing(fill_gaps=True, min_length=1)
-hungarian = functools.partial(links.hungarian, **links.HUNGARIAN)
+hungarian = track.by_assignment(functools.partial(links.hungarian, **links.HUNGARIAN))
 
 
 def run(masks: dict[int, np.ndarray], folder, drawing=DRAWING, digits=3):
