@@ -30,7 +30,7 @@ def sweep(add):
 THREE = """
     add("baseline")
     add("size", overrides={"representation.min_size": 40})
-    add("impossible", overrides={"mesh.space": 7})
+    add("impossible", overrides={"mesh.space": 16})
 """
 
 
@@ -71,7 +71,7 @@ def test_a_failed_arm_stays_alone_and_only_it_runs_again(store, tmp_path):
     first = call(path, workdir, store, "--jobs=2")
     assert first.returncode == 1, first.stderr
     assert attempts(workdir) == {"baseline": ("done", 1), "size": ("done", 1), "impossible": ("failed", 1)}
-    assert "over mesh.space=7: its first axis has to be a multiple of" in runs(workdir)["impossible"]["error"]
+    assert "1 devices do not divide into groups of space=16" in runs(workdir)["impossible"]["error"]
     assert "impossible/seed0" in first.stderr.splitlines()[-1]
     table = (workdir / "sweep.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table] == ["arm", "baseline", "size", "impossible"]
@@ -79,7 +79,7 @@ def test_a_failed_arm_stays_alone_and_only_it_runs_again(store, tmp_path):
     assert "<svg" in (workdir / "report.html").read_text()
 
     # The arm that failed may be corrected; what is done may not change.
-    write(tmp_path, THREE.replace('"mesh.space": 7', '"mesh.space": 1'))
+    write(tmp_path, THREE.replace('"mesh.space": 16', '"mesh.space": 1'))
     second = call(path, workdir, store)
     assert second.returncode == 0, second.stderr
     assert attempts(workdir) == {"baseline": ("done", 1), "size": ("done", 1), "impossible": ("done", 2)}

@@ -20,4 +20,4 @@ def sweep(add):
         add(f"prominence={prominence}", overrides={"representation.prominence": prominence})
     for share in (0.0, 0.5, 1.0):
         add(f"foreground={share}", "tiny", {"data.foreground_probability": share})
-    add("impossible", overrides={"mesh.space": 7})  # of one device
+    add("impossible", overrides={"mesh.space": 16})  # of one device

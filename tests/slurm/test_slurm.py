@@ -211,7 +211,7 @@ def test_slurm_sweep_of_twelve_arms_tables_all_but_the_one_that_fails(slurm, com
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [row["arm"] for row in rows] == names
     assert all(row["score"] and row["done"] == "1/1" for row in rows[:-1])
-    assert "over mesh.space=7" in rows[-1]["problem"]
+    assert "groups of space=16" in rows[-1]["problem"]
     second = call(*sweep)
     assert second.returncode == 1, second.stderr
     assert runs(tmp_path) == expected | {"impossible": ("failed", 2)}
