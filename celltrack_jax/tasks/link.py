@@ -187,10 +187,10 @@ class LinkTask:
           The links, None when told to stop.
 
         Raises:
-          InputError: a window is larger than every bucket.
+          InputError: the movie is 3D and the network was trained on 2D, or the reverse.
         """
-        count = len(cells.detections.frame)
-        if count == 0:
+        self._check_planes(int(cells.shape[0]), "the movie")
+        if len(cells.detections.frame) == 0:
             return Links(np.zeros(0, np.int64), np.zeros(0, bool))
         whole, edges = learned.movie_graph(cells, self.graph)
         found = learned.costs(whole, self.windows, apply, stop)
@@ -235,7 +235,19 @@ class LinkTask:
     def _truths(self) -> list[Truth]:
         if not self.config.data.store:
             raise InputError("no data: give --config.data.store=<folder that launch.prepare wrote>")
-        return [_read_truth(sequence) for sequence in store.open_store(self.config.data.store)]
+        sequences = store.open_store(self.config.data.store)
+        for sequence in sequences:
+            self._check_planes(sequence.shape[2], sequence.name)
+        return [_read_truth(sequence) for sequence in sequences]
+
+    def _check_planes(self, planes: int, what: str) -> None:
+        ndim = self.config.data.ndim
+        # A movie without a frame has no planes.
+        if planes and (planes > 1) != (ndim == 3):
+            raise InputError(
+                f"{what} has {planes} planes and this linker is {ndim}D (config.data.ndim): use one that was trained on "
+                "such movies"
+            )
 
     @property
     def _held_out(self) -> list[Truth]:

@@ -57,6 +57,7 @@ def _base() -> ConfigDict:
     config.data = ConfigDict(
         {
             "store": "",
+            "ndim": 2,
             # Frames of a window, and from window to window when a movie is linked.
             "window": 10,
             "stride": 5,

@@ -1,5 +1,7 @@
 """Data sets are checked when they are opened, before any image is read."""
 
+import shutil
+
 import pytest
 import tifffile
 
@@ -109,3 +111,23 @@ def test_real_data_need_allow_gaps_only_where_frames_are_missing(name, layout, g
         with pytest.raises(InputError, match=r"01/t001\.tif, frame 1: the file is missing.*--allow_gaps"):
             sources.open_sources(real_data(name), layout, None)
     assert sources.open_sources(real_data(name), layout, None, allow_gaps=gaps)
+
+
+def test_annotation_alone_is_a_movie_without_images(dataset):
+    shutil.rmtree(dataset / "01")
+    (source,) = opened(dataset)
+    assert not source.has_images
+    assert list(source.files) == [0, 1, 2, 3]
+    frame = source.read(2)
+    assert not frame.image.any()
+    assert frame.image.shape[1:] == frame.masks["markers"].shape
+    assert source.lineage is not None
+    (dataset / "01_GT" / "TRA" / "man_track002.tif").unlink()
+    with pytest.raises(InputError, match=r"man_track002.tif"):
+        opened(dataset)
+
+
+def test_a_data_set_with_images_leaves_out_what_has_none(dataset):
+    datasets.write_movie(dataset, "02")
+    shutil.rmtree(dataset / "02")
+    assert [source.name for source in opened(dataset)] == ["01"]

@@ -24,6 +24,12 @@ def untrained(workdir: Path, argument: str = "tiny", norm: str = "none", seed: i
     """
     config = segment.get_config(argument)
     config.model.norm = norm
+    save_untrained(workdir, config, seed)
+    return config
+
+
+def save_untrained(workdir: Path, config: ConfigDict, seed: int = 0) -> None:
+    """Saves the initial state of any experiment as checkpoint 0."""
     task = tasks.build(config)
     model = FunctionalModel(task.model)
     shapes = jax.eval_shape(model.init, jax.random.key(0)).params
@@ -34,4 +40,3 @@ def untrained(workdir: Path, argument: str = "tiny", norm: str = "none", seed: i
     state = jax.jit(lambda key: init_state(model, optimizer, key))(jax.random.key(seed))
     checkpoints.save(0, state, None)
     checkpoints.close()
-    return config

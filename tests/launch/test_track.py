@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from celltrack_jax.io import ctc
+from configs.ctc import link
 from tests import geff_graphs
 from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
+from tests.ctc_validators import validate_result
+from tests.inference.workdirs import save_untrained, untrained
 
 
 def call(*flags: str) -> tuple[int, str, str]:
@@ -158,3 +161,46 @@ def test_wrong_flags_have_their_status(tmp_path, flags, status, message):
     assert result[0] == status
     assert message in result[2]
     assert result[2].count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def linker(tmp_path_factory) -> Path:
+    """A work folder of a network that nobody trained."""
+    folder = tmp_path_factory.mktemp("linker")
+    save_untrained(folder, link.get_config("tiny"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        cells(range(997, 1010), missing=999),
+        cells([4]),
+        {frame: mask * (frame in (2, 3)) for frame, mask in cells(range(6)).items()},
+        {frame: np.zeros((20, 30), np.uint16) for frame in range(3)},
+        {frame: (mask == 50).astype(np.uint16) for frame, mask in cells(range(3)).items()},
+    ],
+    ids=["a movie", "one frame", "cells in some frames", "no cells", "one cell"],
+)
+def test_a_network_links_whatever_there_is_to_a_valid_result(linker, tmp_path, masks):
+    write_masks(tmp_path / "masks", "mask", masks)
+    output = tmp_path / "01_RES"
+    status, out, err = call(f"--masks={tmp_path / 'masks'}", f"--output={output}", f"--linker={linker}")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{output}: {len(masks)} frames, ")
+    assert validate_result(output, masks, (20, 30)) == []
+
+
+def test_a_linker_that_does_not_fit_is_one_line(linker, tmp_path):
+    write_masks(tmp_path / "masks", "mask", {0: np.zeros((4, 20, 30), np.uint16) + 1})
+    flags = (f"--masks={tmp_path / 'masks'}", f"--output={tmp_path / '01_RES'}")
+    status, _, err = call(*flags, f"--linker={linker}")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "the movie has 4 planes and this linker is 2D" in err
+    status, _, err = call(*flags, f"--linker={linker}", "--max_gap=1")
+    assert status == 2
+    assert "--max_gap goes with --linker=hungarian" in err
+    untrained(tmp_path / "run")
+    status, _, err = call(*flags, f"--linker={tmp_path / 'run'}")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "is a run of task 'dense', which does not link" in err
