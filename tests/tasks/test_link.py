@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import monitoring
 
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
@@ -11,6 +12,7 @@ from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import LinkingTask
 from celltrack_jax.tracking import graph, learned
 from celltrack_jax.tracking.learned import EVENTS
+from celltrack_jax.training import loop, progress
 from configs.ctc import link
 from tests import tiny_store
 
@@ -131,3 +133,30 @@ def test_errors_name_the_cure(task):
     config.data.store, config.data.buckets = task.config.data.store, ((8, 16),)
     with pytest.raises(InputError, match=r"frames 0 to 3 hold \d+ cells .* add a larger one"):
         tasks.build(config).train_data((0, 1))
+
+
+def test_a_run_compiles_one_program_per_bucket(task, tmp_path):
+    """A run of twice the steps and evaluations compiles no more than the shorter one did."""
+    compiled, counts = [], []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration_secs)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for steps in (6, 12):
+            config = link.get_config("tiny")
+            config.data.store, config.data.buckets = task.config.data.store, ((64, 375), (64, 512))
+            config.train.steps, config.train.log_every = steps, 1
+            config.train.evaluate_every = config.train.save_every = 3
+            assert loop.train(tasks.build(config), config, tmp_path / str(steps))
+            counts.append(len(compiled))
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    sizes = {tasks.build(config).train_data((0, 1))[i]["senders"].shape[1] for i in range(12)}
+    assert sizes == {375, 512}
+    assert counts[0] > 0
+    assert counts[1] - counts[0] <= counts[0]
+    rows = progress.read_history(tmp_path / "12")
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [3, 6, 9, 12]
