@@ -60,6 +60,7 @@ class LinkTask:
         """
         self.config = config
         data = config.data
+        self.ndim = data.ndim
         self.graph = GraphSpec(**config.graph.to_dict())
         buckets = tuple(windows.Bucket(*map(int, bucket)) for bucket in data.buckets)
         self.windows = WindowSpec(data.window, data.stride, buckets)
@@ -241,11 +242,10 @@ class LinkTask:
         return [_read_truth(sequence) for sequence in sequences]
 
     def _check_planes(self, planes: int, what: str) -> None:
-        ndim = self.config.data.ndim
         # A movie without a frame has no planes.
-        if planes and (planes > 1) != (ndim == 3):
+        if planes and (planes > 1) != (self.ndim == 3):
             raise InputError(
-                f"{what} has {planes} planes and this linker is {ndim}D (config.data.ndim): use one that was trained on "
+                f"{what} has {planes} planes and this linker is {self.ndim}D (config.data.ndim): use one that was trained on "
                 "such movies"
             )
 
@@ -281,7 +281,12 @@ class LinkTask:
         cells, parents, real = truth.cells, truth.parents, np.ones(len(truth.parents), bool)
         if copy:
             rng = np.random.default_rng((self.config.seed, place, copy))
-            cells, parents, real = degrade(cells, parents, rng, self.imperfect)
+            # From copies without faults to some with twice as many: a network sees in its window how many there are.
+            times = rng.uniform(0, 2)
+            rates = {
+                name: times * getattr(self.imperfect, name) for name in ("drop", "false", "split", "merge")
+            }
+            cells, parents, real = degrade(cells, parents, rng, self.imperfect._replace(**rates))
         (first, last), _ = self._split(truth)
         cells, parents, real = _part(cells, parents, real, first, last)
         if len(parents) == 0:

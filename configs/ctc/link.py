@@ -70,9 +70,9 @@ def _base() -> ConfigDict:
             "prefetch": 4,
         }
     )
-    # Rates per true cell; lengths in its diameters.
+    # Mean rates per true cell, from 0 to twice that over the copies; lengths in its diameters.
     config.imperfect = ConfigDict(
-        {"drop": 0.06, "false": 0.06, "split": 0.01, "merge": 0.01, "jitter": 0.03, "scale": 0.1}
+        {"drop": 0.05, "false": 0.05, "split": 0.01, "merge": 0.01, "jitter": 0.03, "scale": 0.1}
     )
     config.augment = ConfigDict({"noise": 0.02, "dark_probability": 0.3})
     config.train_weights = ConfigDict({"events": 0.5})
