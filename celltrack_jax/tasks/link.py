@@ -245,8 +245,8 @@ class LinkTask:
         # A movie without a frame has no planes.
         if planes and (planes > 1) != (self.ndim == 3):
             raise InputError(
-                f"{what} has {planes} planes and this linker is {self.ndim}D (config.data.ndim): use one that was trained on "
-                "such movies"
+                f"{what} has {planes} planes and this linker is {self.ndim}D (config.data.ndim): use one that was "
+                "trained on such movies"
             )
 
     @property
