@@ -27,7 +27,7 @@ def get_config(arg: str = "sim") -> ConfigDict:
     if arg == "tiny":
         config.data.window, config.data.stride, config.data.batch_size = 6, 3, 2
         config.data.buckets = ((64, 512),)
-        config.data.imperfect_copies = 1
+        config.data.imperfect_copies = 3
         config.model.width, config.model.edge_width, config.model.layers = 8, 8, 1
         config.model.block = 0
         config.train.steps, config.train.log_every = 20, 5

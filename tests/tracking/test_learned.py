@@ -1,0 +1,95 @@
+"""Scores of a movie from scores of its windows."""
+
+import numpy as np
+import pytest
+
+from celltrack_jax.errors import InputError
+from celltrack_jax.tracking import learned
+from celltrack_jax.tracking.learned import EVENTS, WindowSpec
+from celltrack_jax.tracking.windows import Bucket, Graph
+
+
+@pytest.fixture
+def whole():
+    """A graph of 9 frames, every node and edge with a number of its own."""
+    rng = np.random.default_rng(0)
+    frame = np.sort(rng.integers(3, 12, 60))
+    source, target = (each.ravel() for each in np.meshgrid(np.arange(60), np.arange(60), indexing="ij"))
+    near = (frame[target] > frame[source]) & (frame[target] <= frame[source] + 2) & (rng.random(3600) < 0.3)
+    order = np.lexsort((source[near], target[near]))
+    source, target = source[near][order], target[near][order]
+    return Graph(
+        frame,
+        source,
+        target,
+        {"features": np.arange(60.0)[:, None]},
+        {"features": np.arange(len(source)) + 0.5},
+    )
+
+
+def test_every_edge_and_node_gets_the_mean_over_its_windows(whole):
+    calls = []
+
+    def apply(batch):
+        calls.append(batch["senders"].shape)
+        # What window this is changes the answer.
+        shift = float(batch["node/features"][0, 0, 0])
+        nodes = batch["node/features"][..., 0]
+        found = {name: nodes * (i + 1) + shift for i, name in enumerate(EVENTS)}
+        return {"edge": batch["edge/features"] + shift, **found}
+
+    spec = WindowSpec(5, 2, (Bucket(30, 60), Bucket(61, 400)))
+    found = learned.costs(whole, spec, apply)
+    assert {shape[1] for shape in calls} <= {60, 400}
+    assert found is not None
+    starts = [3, 5, 7]
+    for node, frame in enumerate(whole.frame):
+        shifts = [np.searchsorted(whole.frame, start) for start in starts if start <= frame < start + 5]
+        assert found.divide[node] == pytest.approx(-(node + np.mean(shifts)))
+        assert found.false[node] == pytest.approx(-(4 * node + np.mean(shifts)))
+    for edge, (source, target) in enumerate(zip(whole.source, whole.target, strict=True)):
+        shifts = [
+            np.searchsorted(whole.frame, start)
+            for start in starts
+            if start <= whole.frame[source] and whole.frame[target] < start + 5
+        ]
+        assert found.edge[edge] == pytest.approx(-(edge + 0.5 + np.mean(shifts)))
+    assert learned.costs(whole, spec, apply, lambda: True) is None
+
+
+def test_a_crowd_unlike_those_known_gets_a_larger_size_in_inference_and_an_error_in_training(whole):
+    sizes = []
+
+    def apply(batch):
+        sizes.append((batch["node_mask"].shape[1], batch["senders"].shape[1]))
+        edge, node = (np.zeros(batch[key].shape) for key in ("senders", "node_mask"))
+        return {"edge": edge, **dict.fromkeys(EVENTS, node)}
+
+    learned.costs(whole, WindowSpec(9, 1, (Bucket(8, 16),)), apply)
+    ((nodes, edges),) = sizes
+    assert (nodes / 8, edges / 16) == (nodes // 8, nodes // 8)
+    assert nodes > 60
+    assert edges >= len(whole.source)
+    with pytest.raises(
+        InputError, match=r"frames 3 to 11 hold 60 cells .* the largest bucket 8 and 16: add a larger"
+    ):
+        learned.fitting(whole.size, [Bucket(8, 16)], (3, 11))
+
+
+def test_padding_leads_nowhere(whole):
+    batch = learned.batch_arrays([whole, whole], Bucket(64, 512))
+    nodes, edges = whole.size
+    assert batch["senders"].shape == (2, 512)
+    np.testing.assert_array_equal(batch["senders"][1, :edges], whole.source)
+    assert (batch["senders"][:, edges:] == nodes).all()
+    assert (batch["receivers"][:, edges:] == nodes).all()
+    assert (batch["node_mask"].sum(1) == nodes).all()
+    assert (batch["edge_mask"].sum(1) == edges).all()
+
+
+def test_detections_are_in_no_window_where_there_are_none():
+    empty = np.zeros(0, np.int64)
+    nothing = Graph(empty, empty, empty, {"features": np.zeros((0, 1))}, {"features": np.zeros((0, 1))})
+    found = learned.costs(nothing, WindowSpec(5, 2, (Bucket(8, 8),)), lambda batch: {})
+    assert found is not None
+    assert all(len(column) == 0 for column in found)
