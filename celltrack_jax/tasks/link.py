@@ -198,7 +198,9 @@ class LinkTask:
         if found is None:
             return None
         found = free_ends(found, cells.detections.frame, first=ends[0], last=ends[1])
-        return ilp(cells.detections.frame, edges.source, edges.target, found, **self.config.linking.to_dict())
+        settings = self.config.linking.to_dict()
+        found = found._replace(false=found.false + settings.pop("false_penalty"))
+        return ilp(cells.detections.frame, edges.source, edges.target, found, **settings)
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
