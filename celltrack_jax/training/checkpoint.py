@@ -48,6 +48,7 @@ class Checkpoints:
         self._metric = best_metric
         self._folder = workdir.absolute() / "checkpoints"
         self._scores = _scores(workdir, best_metric)
+        self._saving: Any = None
         policies = ocp.training.preservation_policies
         keep: Any = policies.AnyPreservationPolicy([policies.LatestN(keep_latest), _Best(self._scores)])
         self._checkpointer = ocp.training.Checkpointer(
@@ -75,7 +76,8 @@ class Checkpoints:
             return
         parts = {"state": state._replace(ema=()), "ema": state.ema}
         with files.explained(f"the checkpoint of step {step}", _KEPT):
-            self._checkpointer.save_checkpointables_async(step, parts, force=True)
+            self._settle()
+            self._saving = self._checkpointer.save_checkpointables_async(step, parts, force=True)
 
     def has(self, step: int) -> bool:
         """Returns whether this step was saved."""
@@ -97,12 +99,22 @@ class Checkpoints:
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
         with files.explained("the checkpoint", _KEPT):
+            self._settle()
             self._checkpointer.wait()
 
     def close(self) -> None:
         """Waits and releases."""
         with files.explained("the checkpoint", _KEPT):
-            self._checkpointer.close()
+            try:
+                self._settle()
+            finally:
+                self._checkpointer.close()
+
+    def _settle(self) -> None:
+        """Waits for the save under way; orbax (0.12.8) keeps a thread and three descriptors of each that is not."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
 
 def restore_variables(workdir: Path, which: str | int, model: FunctionalModel) -> tuple[int, Variables]:

@@ -1,5 +1,6 @@
 """Why a step waits for its input: where the reading threads are while it does."""
 
+import gc
 import linecache
 import sys
 import threading
@@ -59,11 +60,11 @@ class InputWatch:
         if seen[STORE] > total / 2:
             return (
                 f"its threads wait for the store ({seen[STORE] / total:.0%} of looks, {where}): copy the store to a "
-                f"faster disk, or raise --config.data.threads={self._threads_set} to have more reads under way"
+                f"faster disk, or raise --config.data.threads (now {self._threads_set}) to have more reads under way"
             )
         return (
             f"its threads work on samples ({seen[WORK] / total:.0%} of looks, {where}): raise "
-            f"--config.data.threads={self._threads_set} (this process has {threads.cores()} cores), or make less of "
+            f"--config.data.threads (now {self._threads_set}; this process has {threads.cores()} cores), or make less of "
             "it per sample"
         )
 
@@ -87,13 +88,26 @@ class InputWatch:
 
 def _readers() -> Iterator[tuple[str, str]]:
     """Yields, for each thread that makes batches and is not idle, what it does and in which line."""
-    for innermost in list(sys._current_frames().values()):
+    for innermost in _stacks():
         frame = _working(innermost)
         if frame is None:
             continue
         file, number, name = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
         kind = STORE if "result()" in linecache.getline(file, number) else WORK
         yield kind, f"{file.rpartition('/')[2]}:{number} {name}"
+
+
+def _stacks() -> list[FrameType]:
+    """The innermost frame of every thread."""
+    # Python 3.11 lists the threads under a lock that a thread which ends waits for with the interpreter's lock in hand:
+    # a collection in between, whose callbacks give that up, locks the process for good (python/cpython#106883).
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return list(sys._current_frames().values())
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _working(innermost: FrameType) -> FrameType | None:

@@ -31,6 +31,8 @@ from celltrack_jax.training.state import abstract_state, compile_step, init_stat
 
 _START_S = 600.0
 """For the slowest process to come to the start of the training."""
+_WARN_AGAIN_S = 600.0
+"""Between two warnings that the input is late: the log has the share of each interval anyway."""
 
 
 def train(
@@ -137,6 +139,7 @@ class _Loop:
         self.clock = StepClock(
             config.data.batch_size, *cost.compiler_count(steps[_shapes(task.batch_spec())])
         )
+        self.warned_s = -math.inf
         self.unread: list[dict[str, jax.Array]] = []
         self.input = InputWatch(log.warn, config.data.threads)
         self.profile = Profile(log.workdir / "profile", profile)
@@ -240,7 +243,9 @@ class _Loop:
 
     def _report_hosts(self, step: int, rates: Mapping[str, float]) -> None:
         """Tells the other processes where this one is, and the log where all are; says why the input is late."""
-        if rates.get("input_wait", 0.0) > WORTH_SAYING:
+        late = rates.get("input_wait", 0.0) > WORTH_SAYING
+        if late and time.monotonic() - self.warned_s > _WARN_AGAIN_S:
+            self.warned_s = time.monotonic()
             self.log.warn(
                 f"the step waits {rates['input_wait']:.0%} of its time for input: {self.input.cause()}"
             )

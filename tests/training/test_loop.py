@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grain
@@ -126,6 +127,12 @@ def test_every_program_compiles_once(tmp_path):
     assert counts[0] > 0
     # A run of twice the steps, evaluations and saves compiles no more than the shorter one did.
     assert counts[1] - counts[0] <= counts[0]
+
+
+def test_saves_leave_no_thread_behind(tmp_path):
+    config = toy_config(steps=8, save_every=1)
+    loop.train(ToyTask(config), config, tmp_path)
+    assert [thread.name for thread in threading.enumerate() if "_run_loop" in thread.name] == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
