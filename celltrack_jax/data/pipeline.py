@@ -97,10 +97,10 @@ def crops(
         seed=seed,
         silver=silver,
     )
-    return grain.MapDataset.source(_Indices())[place::count].batch(batch_size // count).map(reader.read)
+    return grain.MapDataset.source(Indices())[place::count].batch(batch_size // count).map(reader.read)
 
 
-class _Indices:
+class Indices:
     """The sample indices, as a source of data."""
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from flax import nnx
 
 from celltrack_jax import models
 from celltrack_jax.config import Config
-from celltrack_jax.data import store
+from celltrack_jax.data import pipeline, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.models.functional import FunctionalModel, Variables
@@ -28,8 +28,6 @@ from celltrack_jax.tracking.imperfect import ImperfectSpec, degrade
 from celltrack_jax.tracking.learned import EVENTS, GraphSpec, WindowSpec
 from celltrack_jax.tracking.scored_links import Links, free_ends
 
-LENGTH = 2**40
-"""Samples of a data set: more than any run draws."""
 _DY, _DX = (graph.EDGE_FEATURES.index(name) for name in ("dy", "dx"))
 _FROM_LIGHT = tuple(i for i, name in enumerate(handmade.PHYSICAL) if name.startswith("intensity"))
 _FROM_LIGHT_EDGES = tuple(i for i, name in enumerate(graph.EDGE_FEATURES) if name.startswith("intensity"))
@@ -56,7 +54,7 @@ class LinkTask:
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, graph, augment, model, evaluation, linking.
+          config: reads seed, data, graph, imperfect, augment, model, loss, evaluation, linking.
         """
         self.config = config
         data = config.data
@@ -117,7 +115,7 @@ class LinkTask:
         if batch % count:
             raise InputError(f"a batch of {batch} does not divide among {count} processes: change batch_size")
         reader = _Reader(self._training_windows, self.windows.buckets, batch, place, count, self.config.seed)
-        return grain.MapDataset.source(_Indices()).map(reader.read)
+        return grain.MapDataset.source(pipeline.Indices()).map(reader.read)
 
     def loss(
         self,
@@ -140,7 +138,7 @@ class LinkTask:
         chosen = (outputs["edge"] > 0) == (batch["edge/label"] > 0.5)
         metrics = {"edge_loss": edge, **{f"{name}_loss": event[i] for i, name in enumerate(EVENTS)}}
         metrics["edge_accuracy"] = jnp.sum(chosen * mask) / jnp.maximum(jnp.sum(mask), 1)
-        return edge + self.config.train_weights.events * jnp.sum(event), stats, metrics
+        return edge + self.config.loss.event_weight * jnp.sum(event), stats, metrics
 
     def _augment(self, window: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         """One of the eight symmetries of a frame, a little noise, and now and then no intensities."""
@@ -294,7 +292,7 @@ class LinkTask:
         if len(parents) == 0:
             return []
         whole, edges = learned.movie_graph(cells, self.graph)
-        nodes = {**whole.nodes, "parent": parents, "real": real}
+        nodes = {**whole.nodes, "real": real}
         labels = graph.edge_labels(edges, parents).astype(np.float32)
         whole = whole._replace(nodes=nodes, edges={**whole.edges, "label": labels})
         cuts = windows.windows(whole.frame, self.windows.length, 1)
@@ -322,16 +320,6 @@ class LinkTask:
         return part._replace(nodes=nodes)
 
 
-class _Indices:
-    """The batch numbers, as a source of data."""
-
-    def __len__(self) -> int:
-        return LENGTH
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
 class _Reader:
     """Turns batch numbers into batches; batch i of all processes together is a function of i alone."""
 
@@ -351,7 +339,7 @@ class _Reader:
         sizes = np.array([len(self.members[bucket]) for bucket in buckets], float)
         self.chance = sizes / sizes.sum()
 
-    def read(self, number: int) -> dict[str, np.ndarray]:
+    def read(self, number: int | np.int64) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((self.seed, int(number)))
         bucket = self.buckets[rng.choice(len(self.buckets), p=self.chance)]
         chosen = rng.choice(self.members[bucket], self.batch)

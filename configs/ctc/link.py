@@ -7,7 +7,7 @@
 | argument | data | steps, time on two CPU cores | F1 of links on held-out frames: as annotated, with 5 % faults |
 |---|---|---|---|
 | sim | Fluo-N2DH-SIM+/01 | 500; 4 min, busy with other work | .999, .996 |
-| psc | PhC-C2DL-PSC/01_GT, masks without images | 500; 7 min, likewise; more steps did not help | .998, .993 |
+| psc | PhC-C2DL-PSC/01_GT, masks without images | 500; 9 min, likewise; more steps did not help | .998, .993 |
 | tiny | what the tests train | 20; seconds | |
 """
 
@@ -75,7 +75,7 @@ def _base() -> ConfigDict:
         {"drop": 0.05, "false": 0.05, "split": 0.01, "merge": 0.01, "jitter": 0.03, "scale": 0.1}
     )
     config.augment = ConfigDict({"noise": 0.02, "dark_probability": 0.3})
-    config.train_weights = ConfigDict({"events": 0.5})
+    config.loss = ConfigDict({"event_weight": 0.5})
     config.model = ConfigDict(
         {
             "name": "tracker",
