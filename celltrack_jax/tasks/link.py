@@ -4,6 +4,7 @@ Shapes: B windows of a batch, A nodes and C edges of their bucket; N detections,
 """
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from celltrack_jax import models
@@ -21,18 +21,15 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.metrics import links as agreement
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tasks import link_truth, link_windows
+from celltrack_jax.tasks import link_facts, link_losses, link_truth, link_windows
+from celltrack_jax.tasks.link_augment import AugmentSpec, augment
 from celltrack_jax.tasks.link_truth import Parts, Truth
-from celltrack_jax.tracking import graph, handmade, learned, windows
+from celltrack_jax.tasks.link_windows import LabelSpec
+from celltrack_jax.tracking import choose, feature_sets, learned, windows
 from celltrack_jax.tracking.cells import Cells
-from celltrack_jax.tracking.ilp import ilp
 from celltrack_jax.tracking.imperfect import ImperfectSpec
-from celltrack_jax.tracking.learned import EVENTS, GraphSpec, WindowSpec
+from celltrack_jax.tracking.learned import EVENTS, GraphSpec, Near, WindowSpec
 from celltrack_jax.tracking.scored_links import Links, free_ends
-
-_DY, _DX = (graph.EDGE_FEATURES.index(name) for name in ("dy", "dx"))
-_FROM_LIGHT = tuple(i for i, name in enumerate(handmade.PHYSICAL) if name.startswith("intensity"))
-_FROM_LIGHT_EDGES = tuple(i for i, name in enumerate(graph.EDGE_FEATURES) if name.startswith("intensity"))
 
 
 def build(config: Config) -> "LinkTask":
@@ -47,34 +44,63 @@ class LinkTask:
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, graph, imperfect, augment, model, loss, evaluation, linking.
+          config: reads seed, data, graph, features, labels, imperfect, augment, model, loss, evaluation, inference,
+            linking.
+
+        Raises:
+          InputError: parts of it do not go together.
         """
         self.config = config
         data = config.data
         self.ndim = data.ndim
-        self.graph = GraphSpec(**config.graph.to_dict())
+        features = config.features
+        self.graph = GraphSpec(
+            learned.candidates_of(**config.graph.to_dict()),
+            feature_sets.node_set(features.nodes),
+            feature_sets.edge_columns(features.edges),
+        )
+        self.max_gap = self.graph.candidates.max_gap
+        self.labels = LabelSpec(**config.labels.to_dict())
+        self.augmentation = AugmentSpec(**config.augment.to_dict())
+        self.imperfect = ImperfectSpec(**config.imperfect.to_dict(), max_gap=self.max_gap)
         buckets = tuple(windows.Bucket(*map(int, bucket)) for bucket in data.buckets)
-        self.windows = WindowSpec(data.window, data.stride, buckets)
-        self.imperfect = ImperfectSpec(**config.imperfect.to_dict(), max_gap=self.graph.max_gap)
-        if data.window <= self.graph.max_gap + 1 or data.stride > data.window - self.graph.max_gap - 1:
+        minmax = self.graph.nodes.in_voxels
+        self.windows = WindowSpec(data.window, 1, buckets, minmax)
+        whole = config.inference.window == 0
+        length, stride = (
+            (sys.maxsize // 2, 1) if whole else (config.inference.window, config.inference.stride)
+        )
+        self.linked_windows = WindowSpec(length, stride, buckets, minmax)
+        self.choose = choose.chooser(**config.linking.to_dict())
+        self._edge_loss = link_losses.edge_loss(config.loss.name)
+        self._refuse_short_windows()
+        if self.ndim not in self.graph.nodes.planes:
             raise InputError(
-                f"data.window {data.window} and data.stride {data.stride} leave edges over {self.graph.max_gap} frames "
-                "in no window: make the stride at most window - graph.max_gap - 1"
+                f"features.nodes {features.nodes!r} are of other movies than {self.ndim}D (config.data.ndim): choose "
+                "another set"
             )
         self._forward = jax.jit(self._predict, static_argnums=0)
+
+    def _refuse_short_windows(self) -> None:
+        data, inference, reach = self.config.data, self.config.inference, self.max_gap + 1
+        if data.window <= reach:
+            raise InputError(
+                f"data.window {data.window} holds no edge over {self.max_gap} frames: make it longer than "
+                f"graph.max_gap + 1, {reach}"
+            )
+        if inference.window and not 1 <= inference.stride <= inference.window - reach:
+            raise InputError(
+                f"inference.window {inference.window} and inference.stride {inference.stride} leave edges over "
+                f"{self.max_gap} frames in no window: make the stride at most window - graph.max_gap - 1"
+            )
 
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, called as `module(graph, key, train=)` on one padded window."""
         settings = self.config.model.to_dict()
         if settings.get("dtype") == "auto":
             settings["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        return models.build(
-            settings.pop("name"),
-            rngs,
-            node_features=len(handmade.PHYSICAL),
-            edge_features=len(graph.EDGE_FEATURES),
-            **settings,
-        )
+        sizes = {"node_features": len(self.graph.nodes.columns), "edge_features": len(self.graph.edges)}
+        return models.build(settings.pop("name"), rngs, **sizes, **settings)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the global batch in the largest bucket."""
@@ -93,10 +119,10 @@ class LinkTask:
             "receivers": jax.ShapeDtypeStruct(of_edges, int32),
             "node_mask": jax.ShapeDtypeStruct(of_nodes, jnp.bool_),
             "edge_mask": jax.ShapeDtypeStruct(of_edges, jnp.bool_),
-            "node/features": jax.ShapeDtypeStruct((*of_nodes, len(handmade.PHYSICAL)), float32),
+            "node/features": jax.ShapeDtypeStruct((*of_nodes, len(self.graph.nodes.columns)), float32),
             "node/events": jax.ShapeDtypeStruct((*of_nodes, len(EVENTS)), float32),
             "node/weights": jax.ShapeDtypeStruct((*of_nodes, len(EVENTS)), float32),
-            "edge/features": jax.ShapeDtypeStruct((*of_edges, len(graph.EDGE_FEATURES)), float32),
+            "edge/features": jax.ShapeDtypeStruct((*of_edges, len(self.graph.edges)), float32),
             "edge/label": jax.ShapeDtypeStruct(of_edges, float32),
             "sample": jax.ShapeDtypeStruct((batch,), jnp.uint32),
         }
@@ -121,35 +147,23 @@ class LinkTask:
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
         """Turns and flips windows, predicts, and compares; all on the device."""
         del step
-        batch = jax.vmap(self._augment)(batch, keys)
-        outputs, stats = _over_windows(apply, batch, keys)
-        mask = batch["edge_mask"]
-        of_edges = optax.sigmoid_binary_cross_entropy(outputs["edge"], batch["edge/label"])
-        edge = jnp.sum(of_edges * mask) / jnp.maximum(jnp.sum(batch["edge/label"]), 1)
-        logits = jnp.stack([outputs[name] for name in EVENTS], -1)
-        weights = batch["node/weights"] * batch["node_mask"][..., None]
-        of_nodes = optax.sigmoid_binary_cross_entropy(logits, batch["node/events"]) * weights
-        event = jnp.sum(of_nodes, (0, 1)) / jnp.maximum(jnp.sum(weights, (0, 1)), 1)
-        chosen = (outputs["edge"] > 0) == (batch["edge/label"] > 0.5)
-        metrics = {"edge_loss": edge, **{f"{name}_loss": event[i] for i, name in enumerate(EVENTS)}}
-        metrics["edge_accuracy"] = jnp.sum(chosen * mask) / jnp.maximum(jnp.sum(mask), 1)
-        return edge + self.config.loss.event_weight * jnp.sum(event), stats, metrics
 
-    def _augment(self, window: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-        """One of the eight symmetries of a frame, a little noise, and now and then no intensities."""
-        spec = self.config.augment
-        flips, blur, dark = jax.random.split(key, 3)
-        nodes, edges = window["node/features"], window["edge/features"]
-        mirror_y, mirror_x, swap = jax.random.bernoulli(flips, 0.5, (3,))
-        dy, dx = edges[:, _DY], edges[:, _DX]
-        dy, dx = jnp.where(mirror_y, -dy, dy), jnp.where(mirror_x, -dx, dx)
-        dy, dx = jnp.where(swap, dx, dy), jnp.where(swap, dy, dx)
-        edges = edges.at[:, _DY].set(dy).at[:, _DX].set(dx)
-        nodes = nodes + spec.noise * jax.random.normal(blur, nodes.shape)
-        lit = jax.random.bernoulli(dark, 1 - spec.dark_probability)
-        nodes = nodes.at[:, _FROM_LIGHT].multiply(lit)
-        edges = edges.at[:, _FROM_LIGHT_EDGES].multiply(lit)
-        return {**window, "node/features": nodes, "edge/features": edges}
+        def augmented(window: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+            return augment(window, key, self.augmentation, self.graph.nodes, self.graph.edges)
+
+        batch = jax.vmap(augmented)(batch, keys)
+        outputs, stats = _over_windows(apply, batch, keys)
+        mask, label = batch["edge_mask"], batch["edge/label"]
+        edge = self._edge_loss(outputs["edge"], label, mask)
+        chosen = (outputs["edge"] > 0) == (label > 0.5)
+        metrics = {"edge_loss": edge}
+        event = jnp.zeros(())
+        if self.config.loss.event_weight:
+            of_events = link_losses.event_losses(outputs, batch)
+            event = sum(of_events.values(), event)
+            metrics |= {f"{name}_loss": value for name, value in of_events.items()}
+        metrics["edge_accuracy"] = jnp.sum(chosen * mask) / jnp.maximum(jnp.sum(mask), 1)
+        return edge + self.config.loss.event_weight * event, stats, metrics
 
     @staticmethod
     def _predict(model: FunctionalModel, variables: Variables, batch: dict[str, jax.Array]) -> Any:
@@ -161,6 +175,30 @@ class LinkTask:
     def scorer(self, model: FunctionalModel, variables: Variables) -> learned.Apply:
         """Returns the compiled network; it is compiled once per bucket."""
         return lambda batch: self._forward(model, variables, batch)
+
+    def data_facts(self) -> dict[str, Any]:
+        """Returns what `fitting` compares other movies with."""
+        candidates = self.graph.candidates
+        return link_facts.facts(self._truths, candidates.radius if isinstance(candidates, Near) else None)
+
+    def fitting(self, cells: Cells, trained: Mapping[str, Any]) -> Cells:
+        """Returns the cells as the network may see them; says how they differ from those of the training.
+
+        Args:
+          cells: of a movie.
+          trained: `data_facts` of the training.
+
+        Raises:
+          InputError: the network cannot link them.
+        """
+        self._check_planes(int(cells.shape[0]), "the movie")
+        uses_light = any(
+            name.startswith("intensity") for name in (*self.graph.nodes.columns, *self.graph.edges)
+        )
+        needs_light = uses_light and self.augmentation.dark_probability == 0
+        return link_facts.fitting(
+            cells, trained, in_voxels=self.graph.nodes.in_voxels, needs_light=needs_light
+        )
 
     def link(
         self,
@@ -187,13 +225,11 @@ class LinkTask:
         if len(cells.detections.frame) == 0:
             return Links(np.zeros(0, np.int64), np.zeros(0, bool))
         whole, edges = learned.movie_graph(cells, self.graph)
-        found = learned.costs(whole, self.windows, apply, stop)
+        found = learned.costs(whole, self.linked_windows, apply, stop)
         if found is None:
             return None
         found = free_ends(found, cells.detections.frame, first=ends[0], last=ends[1])
-        settings = self.config.linking.to_dict()
-        found = found._replace(false=found.false + settings.pop("false_penalty"))
-        return ilp(cells.detections.frame, edges.source, edges.target, found, **settings)
+        return self.choose(cells, edges, found)
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
@@ -217,7 +253,7 @@ class LinkTask:
 
     def _imperfect(self, truth: Truth, share: float) -> Truth:
         """Drops so many cells, and adds as many false ones."""
-        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, self.graph.max_gap)
+        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, self.max_gap)
         return link_truth.imperfect(truth, np.random.default_rng(1), spec)
 
     @functools.cached_property
@@ -283,7 +319,9 @@ class LinkTask:
                 name: times * getattr(self.imperfect, name) for name in ("drop", "false", "split", "merge")
             }
             truth = link_truth.imperfect(truth, rng, self.imperfect._replace(**rates))
-        return link_windows.labelled(link_truth.part(truth, parts.training), self.graph, self.windows)
+        return link_windows.labelled(
+            link_truth.part(truth, parts.training), self.graph, self.labels, self.windows
+        )
 
 
 def _over_windows(apply: Callable[..., Any], batch: dict[str, jax.Array], keys: jax.Array | None) -> Any:

@@ -4,6 +4,7 @@ Shapes: N detections and E candidate edges of a movie; n nodes of a window.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,12 +13,22 @@ from celltrack_jax.tracking import graph, learned, windows
 from celltrack_jax.tracking.learned import EVENTS, GraphSpec, WindowSpec
 
 
-def labelled(truth: Truth, spec: GraphSpec, cutting: WindowSpec) -> list[windows.Graph]:
+class LabelSpec(NamedTuple):
+    """Which candidates are labelled as links."""
+
+    divisions: bool
+    """Whether those from a mother to her daughters are."""
+    beyond: bool
+    """Whether links that are no candidates are made some, to learn from."""
+
+
+def labelled(truth: Truth, spec: GraphSpec, labels: LabelSpec, cutting: WindowSpec) -> list[windows.Graph]:
     """Cuts a movie into windows with the answers, one from each frame on.
 
     Args:
       truth: of the movie.
       spec: of its candidate graph.
+      labels: what a link is.
       cutting: length and buckets of windows.
 
     Returns:
@@ -29,16 +40,29 @@ def labelled(truth: Truth, spec: GraphSpec, cutting: WindowSpec) -> list[windows
     """
     if len(truth.parents) == 0:
         return []
-    whole, edges = learned.movie_graph(truth.cells, spec)
-    labels = graph.edge_labels(edges, truth.parents).astype(np.float32)
-    nodes, described = {**whole.nodes, "real": truth.real}, {**whole.edges, "label": labels}
+    parents = _taught(truth, labels, spec.candidates.max_gap)
+    linked = np.flatnonzero(parents >= 0)
+    beyond = graph.Candidates(parents[linked], linked) if labels.beyond else None
+    whole, edges = learned.movie_graph(truth.cells, spec, beyond)
+    label = graph.edge_labels(edges, parents).astype(np.float32)
+    nodes, described = {**whole.nodes, "real": truth.real}, {**whole.edges, "label": label}
     whole = whole._replace(nodes=nodes, edges=described)
     found = []
     for ends in windows.windows(whole.frame, cutting.length, 1):
-        window = windows.cut(whole, ends)
+        window = cutting.cut(whole, ends)
         learned.fitting(window.size, cutting.buckets, ends)
-        found.append(_answered(window, ends, spec.max_gap + 1))
+        found.append(_answered(window, ends, spec.candidates.max_gap + 1))
     return found
+
+
+def _taught(truth: Truth, labels: LabelSpec, max_gap: int) -> np.ndarray:
+    """The true predecessors (N,) that count as links."""
+    parents, found = truth.parents, truth.cells.detections
+    # Indices of -1 meet some detection, and stay -1.
+    taught = found.frame - found.frame[parents] <= max_gap + 1
+    if not labels.divisions:
+        taught &= found.label == found.label[parents]
+    return np.where(taught, parents, -1)
 
 
 def _answered(window: windows.Graph, ends: tuple[int, int], reach: int) -> windows.Graph:

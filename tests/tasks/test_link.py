@@ -125,7 +125,7 @@ def test_errors_name_the_cure(task):
     config = link.get_config("tiny")
     with pytest.raises(InputError, match=r"give --config.data.store"):
         tasks.build(config).train_data((0, 1))
-    config.data.stride = 4
+    config.inference.stride = 4
     with pytest.raises(InputError, match=r"make the stride at most window - graph.max_gap - 1"):
         tasks.build(config)
     config = link.get_config("tiny")
