@@ -3,7 +3,12 @@
     python -m launch.track --masks=<folder of mask tifs> --output=01_RES
 
 Masks are mask*.tif, man_track*.tif, man_seg*.tif or t*.tif with one id per cell; ids may change from frame to
-frame. The result has mask*.tif and res_track.txt as the Cell Tracking Challenge wants them, and tracks.geff.
+frame. The result has mask*.tif and res_track.txt as the Cell Tracking Challenge wants them, and beside them
+
+    tracks.geff            the graph of cells and links, with the probabilities of links where a network gave them
+    tracks.csv             a row per cell and frame; celltrack_jax/io/track_table.py describes the columns
+    napari_tracks.csv      and napari_graph.json, for a Tracks layer: celltrack_jax/io/napari_tracks.py has the lines
+    links.npz              what the network thought of candidate links, which launch.report draws
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from scipy.special import expit
 
 from celltrack_jax import models
 from celltrack_jax.config import Config
@@ -26,7 +27,7 @@ from celltrack_jax.tracking.cells import Cells, measure_cells, select
 from celltrack_jax.tracking.ilp import ilp
 from celltrack_jax.tracking.imperfect import ImperfectSpec, degrade
 from celltrack_jax.tracking.learned import EVENTS, GraphSpec, WindowSpec
-from celltrack_jax.tracking.scored_links import Links, free_ends
+from celltrack_jax.tracking.scored_links import Links, Scored, free_ends
 
 _DY, _DX = (graph.EDGE_FEATURES.index(name) for name in ("dy", "dx"))
 _FROM_LIGHT = tuple(i for i, name in enumerate(handmade.PHYSICAL) if name.startswith("intensity"))
@@ -183,7 +184,7 @@ class LinkTask:
           stop: polled.
 
         Returns:
-          The links, None when told to stop.
+          The links, with the network's probabilities of the candidates; None when told to stop.
 
         Raises:
           InputError: the movie is 3D and the network was trained on 2D, or the reverse.
@@ -195,10 +196,12 @@ class LinkTask:
         found = learned.costs(whole, self.windows, apply, stop)
         if found is None:
             return None
+        scored = Scored(edges.source, edges.target, expit(-found.edge).astype(np.float32))
         found = free_ends(found, cells.detections.frame, first=ends[0], last=ends[1])
         settings = self.config.linking.to_dict()
         found = found._replace(false=found.false + settings.pop("false_penalty"))
-        return ilp(cells.detections.frame, edges.source, edges.target, found, **settings)
+        links = ilp(cells.detections.frame, edges.source, edges.target, found, **settings)
+        return links._replace(scored=scored)
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
