@@ -33,7 +33,7 @@ STEMS = ("mask", "man_track", "man_seg", "t")
 def main(_: Sequence[str]) -> int:
     """Links and writes; the exit status."""
     folder, output = Path(str(MASKS.value)), Path(str(linking.OUTPUT.value))
-    linker = linking.linker(links.HUNGARIAN, "launch.track")
+    linking.check_linker()
     masks, shape = open_masks(folder)
     linking.check_output(output, folder)
     images = None
@@ -46,6 +46,7 @@ def main(_: Sequence[str]) -> int:
     planes = shape[0] if len(shape) == 3 else 1
     spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
     masks = masks._replace(spacing_um=spacing, spacing_known=known)
+    linker = linking.linker(links.HUNGARIAN, "launch.track")
     lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch)
     print(linking.summary(output, len(masks.frames), lineage))
     return 0
