@@ -19,7 +19,9 @@ LINKER = flags.DEFINE_string(
     "linker", "hungarian", "hungarian, or work folder of a launch.train run that links"
 )
 IMAGES = flags.DEFINE_string("images", None, "folder of t*.tif, or an OME-Zarr image")
-OUTPUT = flags.DEFINE_string("output", None, "result folder (01_RES): mask*.tif, res_track.txt, tracks.geff")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "result folder (01_RES): masks, res_track.txt, tracks.geff, tracks.csv"
+)
 FRAMES = flags.DEFINE_string("frames", "", "frame numbers first:end, without the end; empty: all")
 ALLOW_GAPS = flags.DEFINE_boolean("allow_gaps", False, "go on where frame numbers are missing")
 SPACING = flags.DEFINE_list(

@@ -3,7 +3,12 @@
     python -m launch.track --masks=<folder of mask tifs> --output=01_RES
 
 Masks are mask*.tif, man_track*.tif, man_seg*.tif or t*.tif with one id per cell; ids may change from frame to
-frame. The result has mask*.tif and res_track.txt as the Cell Tracking Challenge wants them, and tracks.geff.
+frame. The result has mask*.tif and res_track.txt as the Cell Tracking Challenge wants them, and beside them
+
+    tracks.geff            the graph of cells and links, with the probabilities of links where a network gave them
+    tracks.csv             a row per cell and frame; celltrack_jax/io/track_table.py describes the columns
+    napari_tracks.csv      and napari_graph.json, for a Tracks layer: celltrack_jax/io/napari_tracks.py has the lines
+    links.npz              what the network thought of candidate links, which launch.report draws
 """
 
 from collections.abc import Sequence
@@ -28,7 +33,7 @@ STEMS = ("mask", "man_track", "man_seg", "t")
 def main(_: Sequence[str]) -> int:
     """Links and writes; the exit status."""
     folder, output = Path(str(MASKS.value)), Path(str(linking.OUTPUT.value))
-    linker = linking.linker(links.HUNGARIAN, "launch.track")
+    linking.check_linker()
     masks, shape = open_masks(folder)
     linking.check_output(output, folder)
     images = None
@@ -41,6 +46,7 @@ def main(_: Sequence[str]) -> int:
     planes = shape[0] if len(shape) == 3 else 1
     spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
     masks = masks._replace(spacing_um=spacing, spacing_known=known)
+    linker = linking.linker(links.HUNGARIAN, "launch.track")
     lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch)
     print(linking.summary(output, len(masks.frames), lineage))
     return 0

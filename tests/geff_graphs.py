@@ -18,4 +18,6 @@ def read(path: Path) -> Graph:
     place = {node: number for number, node in enumerate(nodes)}
     edges = np.array(sorted((place[a], place[b]) for a, b in graph.edges), np.int64).reshape(-1, 2)
     t, frame, label = table[:, :3].astype(np.int64).T
-    return Graph(t, frame, label, table[:, 3:], edges)
+    scored = {(place[a], place[b]): p for a, b, p in graph.edges.data("probability") if p is not None}
+    probability = np.array([scored.get((a, b), np.nan) for a, b in edges.tolist()], np.float32)
+    return Graph(t, frame, label, table[:, 3:], edges, probability if scored else None)

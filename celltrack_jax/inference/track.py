@@ -1,21 +1,18 @@
 """Masks of a movie as a CTC result: measured, linked, relabelled and written, one frame in memory at a time."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from celltrack_jax.inference.mask_folder import KEPT
-from celltrack_jax.io import ctc, files, geff, threads
+from celltrack_jax.inference import exports
+from celltrack_jax.io import ctc, threads
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking import tracks
-from celltrack_jax.tracking.cells import Cells, measure_cells
+from celltrack_jax.tracking.cells import MEAN, Cells, measure_cells
 from celltrack_jax.tracking.scored_links import Links, without_false
 
-GEFF_NAME = "tracks.geff"
 _MOST_THREADS = 4
 """That read, and again that write: each holds a frame."""
 
@@ -71,7 +68,7 @@ def track_movie(
     images: Path | None,
     watch: Callable[[str, Iterable[int]], Iterable[int]],
 ) -> Lineage:
-    """Links the cells of a movie and writes mask*.tif, res_track.txt and tracks.geff.
+    """Links the cells of a movie and writes mask*.tif, res_track.txt and what `exports.write` says.
 
     Args:
       masks: that are read twice.
@@ -97,10 +94,11 @@ def track_movie(
 
     measured = threads.mapped(read_both, watch("measuring", frames), workers)
     cells = measure_cells(measured, masks.spacing_um)
-    found, parent = without_false(cells.detections, linker(cells, (frames[0], frames[-1])))
+    decided = linker(cells, (frames[0], frames[-1]))
+    found, links = without_false(cells.detections, decided)
     painter = tracks.TrackPainter(
         found,
-        parent,
+        links.parent,
         frames,
         masks.spacing_um,
         fill_gaps=drawing.fill_gaps,
@@ -113,26 +111,7 @@ def track_movie(
             pass
         lineage = painter.lineage()
         writer.finish(lineage)
-    _write_geff(output / GEFF_NAME, painter.cells(), lineage, masks, images)
+    ndim = 3 if cells.shape[0] > 1 else 2
+    space = exports.Frames(frames, masks.spacing_um, masks.spacing_known, ndim)
+    exports.write(output, painter, links, cells.intensity[decided.kept, MEAN], space, images)
     return lineage
-
-
-def _write_geff(path: Path, cells: Detections, lineage: Lineage, masks: Masks, images: Path | None) -> None:
-    t = np.searchsorted(masks.frames, cells.frame)
-    graph = geff.graph(t, cells.frame, cells.label, cells.position_um, lineage)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with files.explained(path, KEPT):
-            geff.write(
-                partial,
-                graph,
-                spacing_known=masks.spacing_known,
-                image=os.path.relpath(images, path) if images else None,
-                labels="..",
-            )
-            if path.exists():
-                shutil.rmtree(path)
-            partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -47,12 +47,12 @@ def explained(what: Path | str, kept: str) -> Iterator[None]:
         raise InputError(f"cannot write {what}: {reason}; {cure}, {kept}") from error
 
 
-def replace_text(path: Path, text: str, kept: str) -> None:
-    """Writes a file that is there whole or as it was before.
+@contextlib.contextmanager
+def replacing(path: Path, kept: str) -> Iterator[Path]:
+    """Yields a path to write to; what is there afterwards takes the place of a file, which else is as it was before.
 
     Args:
       path: is replaced; its folder is made.
-      text: in UTF-8.
       kept: as of `explained`.
 
     Raises:
@@ -62,12 +62,17 @@ def replace_text(path: Path, text: str, kept: str) -> None:
     with explained(path, kept):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
+            yield partial
             os.replace(partial, path)
-        except OSError:
+        finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            raise
+
+
+def replace_text(path: Path, text: str, kept: str) -> None:
+    """Writes a file in UTF-8 that is there whole or as it was before; arguments and errors as of `replacing`."""
+    with replacing(path, kept) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """GEFF, the graph exchange file format for tracks: one node per cell and frame, one edge per link.
 
 Node properties: t (index into the image's time axis), z, y, x (centroid, micrometers where the spacing is known),
-label (id in the frame's mask), frame (number as in the file names). Shapes: N nodes, E edges.
+label (id in the frame's mask), frame (number as in the file names). Edge property, where a network gave it:
+probability. Shapes: N nodes, E edges.
 """
 
 import itertools
@@ -26,10 +27,17 @@ class Graph(NamedTuple):
     """(N, 3) float64, z, y, x: micrometers, or voxels where the spacing is unknown."""
     edges: np.ndarray
     """(E, 2) int64, indices of nodes, earlier and later, sorted."""
+    probability: np.ndarray | None = None
+    """(E,) float32 of each edge to be right, NaN where unknown; None where nothing is known."""
 
 
 def graph(
-    t: np.ndarray, frame: np.ndarray, label: np.ndarray, position: np.ndarray, lineage: Lineage | None
+    t: np.ndarray,
+    frame: np.ndarray,
+    label: np.ndarray,
+    position: np.ndarray,
+    lineage: Lineage | None,
+    probability: np.ndarray | None = None,
 ) -> Graph:
     """Links cells by a lineage whose tracks carry the masks' labels.
 
@@ -42,6 +50,7 @@ def graph(
       label: (N,) track labels.
       position: (N, 3).
       lineage: None gives no edges.
+      probability: (N,) float32 of each cell's link to the one before it, NaN where unknown.
 
     Raises:
       ValueError: the lineage links cells backwards; `ctc_rules.check_track_file` finds such ones in files.
@@ -70,7 +79,10 @@ def graph(
         )
     # Among frames that are all there, the number grows by as much as the index does.
     seen = np.diff(frame[edges], axis=1)[:, 0] == steps
-    return Graph(t, frame, label, position, edges[seen])
+    edges = edges[seen]
+    if probability is None or np.isnan(probability).all():
+        return Graph(t, frame, label, position, edges)
+    return Graph(t, frame, label, position, edges, probability[order][edges[:, 1]])
 
 
 def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, labels: str) -> None:
@@ -102,12 +114,19 @@ def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, 
     )
     z, y, x = tracks.position.T
     columns = {"t": tracks.t, "z": z, "y": y, "x": x, "label": tracks.label, "frame": tracks.frame}
+    scores = {}
+    if tracks.probability is not None:
+        unknown = np.isnan(tracks.probability)
+        scores["probability"] = {
+            "values": np.where(unknown, np.float32(0), tracks.probability),
+            "missing": unknown if unknown.any() else None,
+        }
     core_io.write_arrays(
         str(path),
         np.arange(len(tracks.t), dtype=np.uint64),
         {name: {"values": np.ascontiguousarray(values), "missing": None} for name, values in columns.items()},
         tracks.edges.astype(np.uint64),
-        {},
+        scores,
         metadata,
         zarr_format=3,
     )

@@ -1,4 +1,4 @@
-"""How well links agree with the true ones where detections are the same: counts, and F1 of them.
+"""How well links agree with the true ones where detections are the same: counts, F1 of them, and LNK.
 
 Shapes: N detections.
 """
@@ -6,6 +6,8 @@ Shapes: N detections.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from celltrack_jax.metrics.aogm import WEIGHTS
 
 MEASURES = ("links", "divisions", "false")
 """What is counted: links, whole divisions, and detections that are no cells."""
@@ -24,7 +26,8 @@ def agreement(
 
     Returns:
       <measure>_hit, <measure>_missed and <measure>_wrong of each of `MEASURES`. A division is right with its mother
-      and all of its daughters.
+      and all of its daughters. "semantics_wrong": right links that belong to a division in one lineage and not in the
+      other.
     """
     linked = parent >= 0
     hit = int((linked & (parent == true_parent)).sum())
@@ -42,7 +45,22 @@ def agreement(
             f"{measure}_missed": wanted - right,
             f"{measure}_wrong": given - right,
         }
-    return row
+    divides, true_divides = (
+        np.bincount(each[each >= 0], minlength=len(each))[each] > 1 for each in (parent, true_parent)
+    )
+    right = linked & (parent == true_parent)
+    return row | {"semantics_wrong": int((right & (divides != true_divides)).sum())}
+
+
+def lnk(rows: Sequence[Mapping[str, int]]) -> float | None:
+    """Returns LNK, 1 - AOGM-A / AOGM-A of no links, over all movies, whose counts are `rows`; None without true links.
+
+    The cost of each link that is missing, too many or of wrong semantics is the challenge's (`aogm.WEIGHTS`).
+    """
+    kinds = {"EA": "links_missed", "ED": "links_wrong", "EC": "semantics_wrong"}
+    cost = sum(WEIGHTS[kind] * row[count] for kind, count in kinds.items() for row in rows)
+    empty = WEIGHTS["EA"] * sum(row["links_hit"] + row["links_missed"] for row in rows)
+    return 1 - min(cost, empty) / empty if empty else None
 
 
 def f1(rows: Sequence[Mapping[str, int]]) -> dict[str, float | None]:

@@ -5,13 +5,14 @@ Time runs to the right, every leaf has a row of its own, and a mother lies half 
 Shapes: K tracks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
 from celltrack_jax.lineage import Lineage
+from celltrack_jax.report.link_layer import Doubt
 
 AXIS_HEIGHT = 22
 LABELLED_TRACKS = 200
@@ -66,7 +67,13 @@ def layout(lineage: Lineage) -> Layout:
     return Layout(row, parent, rows)
 
 
-def tree_svg(lineage: Lineage, frames: Sequence[int], colour: Callable[[int], str], name: str) -> str:
+def tree_svg(
+    lineage: Lineage,
+    frames: Sequence[int],
+    colour: Callable[[int], str],
+    name: str,
+    doubts: Mapping[int, Sequence[Doubt]] | None = None,
+) -> str:
     """Draws a lineage as an SVG that fills the width it is given, with a time axis of its own above it.
 
     Args:
@@ -74,6 +81,7 @@ def tree_svg(lineage: Lineage, frames: Sequence[int], colour: Callable[[int], st
       frames: first and last frame of the axis, any others ignored.
       colour: of the track at an index.
       name: what the tree shows, for those who cannot see it, and the prefix of element ids.
+      doubts: by track, links to mark.
     """
     first, last = (min(frames), max(frames)) if len(frames) else (0, 0)
     place = layout(lineage)
@@ -92,7 +100,12 @@ def tree_svg(lineage: Lineage, frames: Sequence[int], colour: Callable[[int], st
     parts = []
     for i, below in enumerate(children):
         track = _Track(*(int(column[i]) for column in lineage))
-        lines = [_line(x(track.begin - 0.5), y(i), x(track.end + 0.5), y(i))]
+        mother = int(place.parent[i])
+        lines = [
+            _doubt(one, x, y(i), y(mother) if one.from_mother and mother >= 0 else y(i))
+            for one in (doubts or {}).get(track.label, ())
+        ]
+        lines.append(_line(x(track.begin - 0.5), y(i), x(track.end + 0.5), y(i)))
         if below:
             places = sorted(below, key=lambda child: place.row[child])
             lines.append(_line(x(track.end + 0.5), y(places[0]), x(track.end + 0.5), y(places[-1]), "join"))
@@ -164,6 +177,19 @@ def _preorder(root: int, children: list[list[int]], reached: np.ndarray) -> list
 def _line(x1: str, y1: str, x2: str, y2: str, kind: str = "") -> str:
     mark = f' class="{kind}"' if kind else ""
     return f'<line{mark} x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+
+
+def _doubt(one: Doubt, x: Callable[[float], str], row: str, source_row: str) -> str:
+    """A halo around a link: along the track, or from its mother's row, wherever the link begins, to its first cell."""
+    begin = x(one.source_frame if row == source_row else one.source_frame + 0.5)
+    along = _line(begin, row, x(one.frame), row)
+    across = _line(begin, source_row, begin, row) if row != source_row else ""
+    said = f"link from frame {one.source_frame} to {one.frame}: {one.probability:.2f}"
+    opacity = 0.25 + 0.5 * (1 - one.probability)
+    return (
+        f'<g class="doubt" data-frame="{one.frame}" style="opacity:{opacity:.2f}"><title>{said}</title>'
+        f"{across}{along}</g>"
+    )
 
 
 def _axis(first: int, last: int, x: Callable[[float], str]) -> str:

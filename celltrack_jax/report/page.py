@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 
 from celltrack_jax.io import files
+from celltrack_jax.io.link_scores import LinkScores
 from celltrack_jax.lineage import Lineage
-from celltrack_jax.report import curves, document, lineage_tree, measures, overlay
+from celltrack_jax.report import curves, document, lineage_tree, link_layer, measures, overlay
 from celltrack_jax.report.palette import TRACK_COLOURS, colour_index, rgb
 from celltrack_jax.report.viewer import Annotation, Read, data_url, shown_frames, viewer_data
 
 TRUTH_COLOUR = "var(--ink-soft)"
 TRUTH_BOXES = """<label><input type="checkbox" id="show-truth"> truth <kbd>t</kbd></label>
 <label><input type="checkbox" id="show-errors"> errors (× missed, + extra) <kbd>e</kbd></label>"""
+LINKS_BOX = """<label><input type="checkbox" id="show-links"> links <kbd>c</kbd></label>"""
+LINKS_KEY = """Links lead to a cell from where it may have been: solid ones were chosen, dashed ones were not;
+<span class="sure">blue</span> is probable, <span class="unsure">orange</span> is not. """
 
 
 def write_page(
@@ -32,6 +36,7 @@ def write_page(
     image: Read,
     result: Annotation,
     truth: Annotation | None = None,
+    links: LinkScores | None = None,
     facts: Mapping[str, object] | None = None,
     scores: Mapping[str, Any] | None = None,
     targets: Mapping[str, float] | None = None,
@@ -48,6 +53,7 @@ def write_page(
       image: reads a frame.
       result: masks and tracks that were found.
       truth: masks and tracks to compare with.
+      links: what a trained linker thought of the result's links and of those it did not choose.
       facts: what, when, on which device, how long: shown below the heading in this order.
       scores: as in the JSON of `launch.evaluate`; further numbers are shown without an explanation.
       targets: by measure, the value to reach.
@@ -61,14 +67,14 @@ def write_page(
     annotated = (result, truth) if truth else (result,)
     cells = sum(int(cells_per_frame(annotation.lineage, frames).sum()) for annotation in annotated)
     shown = shown_frames(frames, cells)
-    data = viewer_data(shown, image, result, truth)
+    data = viewer_data(shown, image, result, truth, links)
     scores, targets = scores or {}, targets or {}
     sections = [
         document.header(title, facts or {}, notes),
         measures.problems(scores),
         measures.tiles(scores, targets),
         _viewer_section(frames, image, result, truth, data),
-        _lineage_section(frames, result, truth),
+        _lineage_section(frames, result, truth, links),
         _history_section(history),
         document.section("Measures", measures.table(scores, targets)),
         _config_section(config),
@@ -93,6 +99,7 @@ def _viewer_section(
     projected = "Volumes are shown as maximum projections. " if pixels.ndim == 3 else ""
     skipped = f"{len(shown)} of {len(frames)} frames are shown. " if len(shown) < len(frames) else ""
     truth_boxes = TRUTH_BOXES if truth else ""
+    links_box, links_key = (LINKS_BOX, LINKS_KEY) if data["links"] is not None else ("", "")
     height, width = overlay.picture_size(pixels.shape, None)
     viewer = f"""<figure class="viewer">
 <div class="stage" style="aspect-ratio:{width}/{height}">
@@ -108,12 +115,13 @@ data-first="{frames[0]}" data-last="{frames[-1]}"></canvas>
 <div class="controls">
 <label><input type="checkbox" id="show-result" checked> result <kbd>r</kbd></label>
 {truth_boxes}
+{links_box}
 <label><input type="checkbox" id="show-tails" checked> tails <kbd>l</kbd></label>
 <label><input type="checkbox" id="show-names"> numbers <kbd>n</kbd></label>
 <label>brightness <input type="range" id="brightness" min="50" max="300" value="100"></label>
 </div>
 <figcaption><span id="selected" role="status">Select a cell or a branch of the tree to follow its track.</span>
-{projected}{skipped}</figcaption>
+{links_key}{projected}{skipped}</figcaption>
 </figure>"""
     return document.section(
         "Movie", f'<div class="columns">{viewer}<div>{_summary(frames, result, truth, data)}</div></div>'
@@ -175,13 +183,16 @@ def _counts(lineage: Lineage) -> dict[str, str]:
     }
 
 
-def _lineage_section(frames: Sequence[int], result: Annotation, truth: Annotation | None) -> str:
+def _lineage_section(
+    frames: Sequence[int], result: Annotation, truth: Annotation | None, links: LinkScores | None
+) -> str:
     if not len(frames):
         return ""
+    doubts = link_layer.doubts(links) if links else {}
     colour = colour_index(result.lineage).tolist()
     trees = {
         "result": lineage_tree.tree_svg(
-            result.lineage, frames, lambda i: TRACK_COLOURS[colour[i]], "Lineage of the result"
+            result.lineage, frames, lambda i: TRACK_COLOURS[colour[i]], "Lineage of the result", doubts
         )
     }
     if truth:
@@ -193,8 +204,14 @@ def _lineage_section(frames: Sequence[int], result: Annotation, truth: Annotatio
         f'<div class="forest" data-forest="{name}" tabindex="0">{tree}</div></div>'
         for name, tree in trees.items()
     )
-    said = "<p>Time runs to the right; a dot is a division. Colours are those of the movie above.</p>"
-    return document.section("Lineage", f'{said}<div class="columns even">{panels}</div>')
+    said = "Time runs to the right; a dot is a division. Colours are those of the movie above."
+    if links:
+        count = sum(map(len, doubts.values()))
+        said += (
+            f" {count:,} links that the network gave less than {link_layer.SURE:.0%} are marked red: select one to see "
+            "its frame."
+        )
+    return document.section("Lineage", f'<p>{said}</p><div class="columns even">{panels}</div>')
 
 
 def _history_section(history: Sequence[Mapping[str, Any]]) -> str:

@@ -121,6 +121,32 @@
     for (const cell of result[now]) if (extra.has(cell.label)) mark(cell, [[-1, 0, 1, 0], [0, -1, 0, 1]]);
   }
 
+  // From orange to blue, which tell apart for all eyes, over a dark rim that any picture leaves visible.
+  const SURE = [90, 180, 255], UNSURE = [255, 140, 40];
+  function drawLinks(pen, unit) {
+    pen.lineCap = "round";
+    for (const [x1, y1, x2, y2, percent, wasChosen] of movie.links[now]) {
+      const p = percent / 100;
+      const colour = `rgb(${SURE.map((sure, i) => Math.round(p * sure + (1 - p) * UNSURE[i])).join()})`;
+      pen.setLineDash(wasChosen ? [] : [2 * unit, 4 * unit]);
+      pen.globalAlpha = wasChosen ? 1 : 0.3 + 0.6 * p;
+      pen.beginPath();
+      pen.moveTo(x1 / movie.steps, y1 / movie.steps);
+      pen.lineTo(x2 / movie.steps, y2 / movie.steps);
+      for (const [width, ink] of wasChosen ? [[5, "#000000"], [3, colour]] : [[1.5, colour]]) {
+        pen.lineWidth = width * unit;
+        pen.strokeStyle = ink;
+        pen.stroke();
+      }
+      pen.beginPath();
+      pen.arc(x2 / movie.steps, y2 / movie.steps, (wasChosen ? 3 : 1.5) * unit, 0, 7);
+      pen.fillStyle = colour;
+      pen.fill();
+    }
+    pen.setLineDash([]);
+    pen.globalAlpha = 1;
+  }
+
   function drawNames(pen, unit) {
     pen.font = `600 ${12 * unit}px system-ui, sans-serif`;
     pen.textAlign = "center";
@@ -158,6 +184,7 @@
     if (shown("show-tails")) drawTails(pen, unit);
     if (truth && shown("show-truth")) drawTruth(pen, unit);
     if (truth && shown("show-errors")) drawErrors(pen, unit);
+    if (movie.links && shown("show-links")) drawLinks(pen, unit);
     if (shown("show-names")) drawNames(pen, unit);
   }
 
@@ -210,7 +237,16 @@
     }
   });
   for (const [label, branch] of branches) {
-    branch.addEventListener("click", () => {
+    branch.addEventListener("click", (event) => {
+      const doubt = event.target.closest(".doubt");
+      if (doubt) {
+        if (chosen !== label) choose(label);
+        const frame = Number(doubt.dataset.frame);
+        const later = movie.frames.findIndex((shownFrame) => shownFrame >= frame);
+        go(later < 0 ? movie.frames.length - 1 : later);
+        if (!shown("show-links")) at("show-links").click();
+        return;
+      }
       choose(label);
       if (chosen !== null && !places[now].has(label)) {
         const frame = places.findIndex((cells) => cells.has(label));
@@ -223,7 +259,7 @@
   at("brightness").addEventListener("input", (event) => {
     at("picture").style.filter = `brightness(${event.target.value}%)`;
   });
-  const boxes = { r: "show-result", t: "show-truth", l: "show-tails", n: "show-names", e: "show-errors" };
+  const boxes = { r: "show-result", t: "show-truth", l: "show-tails", n: "show-names", e: "show-errors", c: "show-links" };
   for (const id of Object.values(boxes)) if (at(id)) at(id).addEventListener("change", draw);
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

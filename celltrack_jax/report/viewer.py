@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from celltrack_jax.io.link_scores import LinkScores
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics.overlap import matches, overlap
+from celltrack_jax.report.link_layer import frame_links
 from celltrack_jax.report.overlay import grey, outlines, picture_scale, picture_size, shadows
 from celltrack_jax.report.palette import TRACK_COLOURS, colour_index
 
@@ -54,7 +56,11 @@ def shown_frames(frames: Sequence[int], cells: int) -> list[int]:
 
 
 def viewer_data(
-    frames: Sequence[int], image: Read, result: Annotation, truth: Annotation | None
+    frames: Sequence[int],
+    image: Read,
+    result: Annotation,
+    truth: Annotation | None,
+    links: LinkScores | None = None,
 ) -> dict[str, Any]:
     """Makes what the viewer's script reads, ready for JSON.
 
@@ -63,14 +69,16 @@ def viewer_data(
       image: the movie.
       result: whose outlines are drawn in the colours of its tracks.
       truth: whose outlines are drawn in white.
+      links: candidates that are drawn from each cell to where it came from.
 
     Returns:
       size [width, height]; frames; pictures, data URLs; result and truth, per frame a list of
       [label, x, y, rings], rings as differences of x and y in 1/steps pixels; missed, labels of the truth, and
-      extra, labels of the result, per frame; tracks, label -> [colour, parent]; colours; steps.
+      extra, labels of the result, per frame; links as of `link_layer.frame_links`; tracks, label -> [colour,
+      parent]; colours; steps.
     """
     pictures, cells, true_cells, missed, extra = [], [], [], [], []
-    size, steps = (1, 1), 1
+    size, scale, steps = (1, 1), 1.0, 1
     for frame in frames:
         pixels = image(frame)
         if pixels is None:
@@ -94,6 +102,7 @@ def viewer_data(
         "truth": true_cells if truth else None,
         "missed": missed,
         "extra": extra,
+        "links": frame_links(links, frames, scale, steps) if links else None,
         "tracks": {
             str(label): [colour[i], int(result.lineage.parent[i])]
             for i, label in enumerate(result.lineage.label.tolist())

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from scipy.special import expit
 
 from celltrack_jax import models
 from celltrack_jax.config import Config
@@ -29,7 +30,7 @@ from celltrack_jax.tracking import choose, feature_sets, learned, windows
 from celltrack_jax.tracking.cells import Cells
 from celltrack_jax.tracking.imperfect import ImperfectSpec
 from celltrack_jax.tracking.learned import EVENTS, GraphSpec, Near, WindowSpec
-from celltrack_jax.tracking.scored_links import Links, free_ends
+from celltrack_jax.tracking.scored_links import Links, Scored, free_ends
 
 
 def build(config: Config) -> "LinkTask":
@@ -57,7 +58,8 @@ class LinkTask:
         self.graph = GraphSpec(
             learned.candidates_of(**config.graph.to_dict()),
             feature_sets.node_set(features.nodes),
-            feature_sets.edge_columns(features.edges),
+            feature_sets.edge_set(features.edges),
+            float(features.diameter_um),
         )
         self.max_gap = self.graph.candidates.max_gap
         self.labels = LabelSpec(**config.labels.to_dict())
@@ -74,6 +76,11 @@ class LinkTask:
         self.choose = choose.chooser(**config.linking.to_dict())
         self._edge_loss = link_losses.edge_loss(config.loss.name)
         self._refuse_short_windows()
+        if self.augmentation.turns and self.graph.nodes.in_voxels:
+            raise InputError(
+                f"augment.turns turns displacements, and features.nodes {features.nodes!r} say where a cell is: switch "
+                "it off"
+            )
         if self.ndim not in self.graph.nodes.planes:
             raise InputError(
                 f"features.nodes {features.nodes!r} are of other movies than {self.ndim}D (config.data.ndim): choose "
@@ -99,7 +106,10 @@ class LinkTask:
         settings = self.config.model.to_dict()
         if settings.get("dtype") == "auto":
             settings["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        sizes = {"node_features": len(self.graph.nodes.columns), "edge_features": len(self.graph.edges)}
+        sizes = {
+            "node_features": len(self.graph.nodes.columns),
+            "edge_features": len(self.graph.edges.columns),
+        }
         return models.build(settings.pop("name"), rngs, **sizes, **settings)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -122,7 +132,7 @@ class LinkTask:
             "node/features": jax.ShapeDtypeStruct((*of_nodes, len(self.graph.nodes.columns)), float32),
             "node/events": jax.ShapeDtypeStruct((*of_nodes, len(EVENTS)), float32),
             "node/weights": jax.ShapeDtypeStruct((*of_nodes, len(EVENTS)), float32),
-            "edge/features": jax.ShapeDtypeStruct((*of_edges, len(self.graph.edges)), float32),
+            "edge/features": jax.ShapeDtypeStruct((*of_edges, len(self.graph.edges.columns)), float32),
             "edge/label": jax.ShapeDtypeStruct(of_edges, float32),
             "sample": jax.ShapeDtypeStruct((batch,), jnp.uint32),
         }
@@ -149,7 +159,7 @@ class LinkTask:
         del step
 
         def augmented(window: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-            return augment(window, key, self.augmentation, self.graph.nodes, self.graph.edges)
+            return augment(window, key, self.augmentation, self.graph.nodes, self.graph.edges.columns)
 
         batch = jax.vmap(augmented)(batch, keys)
         outputs, stats = _over_windows(apply, batch, keys)
@@ -179,7 +189,8 @@ class LinkTask:
     def data_facts(self) -> dict[str, Any]:
         """Returns what `fitting` compares other movies with."""
         candidates = self.graph.candidates
-        return link_facts.facts(self._truths, candidates.radius if isinstance(candidates, Near) else None)
+        radius = candidates.radius if isinstance(candidates, Near) else None
+        return link_facts.facts(self._truths, self.graph.diameter, radius)
 
     def fitting(self, cells: Cells, trained: Mapping[str, Any]) -> Cells:
         """Returns the cells as the network may see them; says how they differ from those of the training.
@@ -193,11 +204,15 @@ class LinkTask:
         """
         self._check_planes(int(cells.shape[0]), "the movie")
         uses_light = any(
-            name.startswith("intensity") for name in (*self.graph.nodes.columns, *self.graph.edges)
+            name.startswith("intensity") for name in (*self.graph.nodes.columns, *self.graph.edges.columns)
         )
         needs_light = uses_light and self.augmentation.dark_probability == 0
         return link_facts.fitting(
-            cells, trained, in_voxels=self.graph.nodes.in_voxels, needs_light=needs_light
+            cells,
+            trained,
+            self.graph.diameter,
+            in_voxels=self.graph.nodes.in_voxels,
+            needs_light=needs_light,
         )
 
     def link(
@@ -216,7 +231,7 @@ class LinkTask:
           stop: polled.
 
         Returns:
-          The links, None when told to stop.
+          The links, with the network's probabilities of the candidates; None when told to stop.
 
         Raises:
           InputError: the movie is 3D and the network was trained on 2D, or the reverse.
@@ -228,13 +243,14 @@ class LinkTask:
         found = learned.costs(whole, self.linked_windows, apply, stop)
         if found is None:
             return None
+        scored = Scored(edges.source, edges.target, expit(-found.edge).astype(np.float32))
         found = free_ends(found, cells.detections.frame, first=ends[0], last=ends[1])
-        return self.choose(cells, edges, found)
+        return self.choose(cells, edges, found)._replace(scored=scored)
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Mapping[str, float | None] | None:
-        """Links held-out frames of true cells, as they are and made imperfect; F1 of links and of divisions."""
+        """Links held-out frames of true cells, as they are and made imperfect: LNK, F1 of links and of divisions."""
         apply = self.scorer(model, variables)
         scores: dict[str, float | None] = {}
         for share in self.config.evaluation.imperfect:
@@ -246,8 +262,9 @@ class LinkTask:
                     return None
                 rows.append(agreement.agreement(found.parent, found.kept, judged.parents, judged.real))
             prefix = "" if share == 0 else f"imperfect_{share:g}/"
-            scores |= {f"{prefix}{measure}": value for measure, value in agreement.f1(rows).items()}
-        judged = [v for k, v in scores.items() if k.rsplit("/")[-1] == "links" and v is not None]
+            measures = {**agreement.f1(rows), "lnk": agreement.lnk(rows)}
+            scores |= {f"{prefix}{measure}": value for measure, value in measures.items()}
+        judged = [v for k, v in scores.items() if k.rsplit("/")[-1] == "lnk" and v is not None]
         scores["score"] = float(np.mean(judged)) if judged else None
         return scores
 
@@ -313,8 +330,8 @@ class LinkTask:
         truth, parts, place, copy = job
         if copy:
             rng = np.random.default_rng((self.config.seed, place, copy))
-            # From copies without faults to some with twice as many: a network sees in its window how many there are.
-            times = rng.uniform(0, 2)
+            # A fifth of the copies has no faults, others up to twice as many: the network sees how many there are.
+            times = max(0.0, rng.uniform(-0.5, 2))
             rates = {
                 name: times * getattr(self.imperfect, name) for name in ("drop", "false", "split", "merge")
             }

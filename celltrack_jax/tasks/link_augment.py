@@ -17,6 +17,8 @@ class AugmentSpec(NamedTuple):
 
     flips: bool
     """Whether space is mirrored, along z too, and y and x exchanged, each with probability 0.5."""
+    turns: bool
+    """Whether displacements are turned about z by any angle."""
     noise: float
     """Standard deviation that is added to the features of nodes."""
     dark_probability: float
@@ -35,7 +37,7 @@ def augment(
       nodes: what the features of nodes are. Where they say where a cell is, they are in [0, 1].
       edges: names of the features of edges.
     """
-    chance, blur, dark = jax.random.split(key, 3)
+    chance, angle, blur, dark = jax.random.split(key, 4)
     x, e = window["node/features"], window["edge/features"]
     if spec.flips:
         swap, *mirrors = jax.random.bernoulli(chance, 0.5, (4,))
@@ -44,6 +46,8 @@ def augment(
             e = jnp.where(mirrored, _mirrored(e, edges, axis), e)
         x = jnp.where(swap, _swapped(x, nodes.columns), x)
         e = jnp.where(swap, _swapped(e, edges), e)
+    if spec.turns:
+        e = _turned(e, edges, jax.random.uniform(angle, (), maxval=2 * jnp.pi))
     x = x + spec.noise * jax.random.normal(blur, x.shape)
     lit = jax.random.bernoulli(dark, 1 - spec.dark_probability)
     x = x.at[:, _from_light(nodes.columns)].multiply(lit)
@@ -71,6 +75,16 @@ def _swapped(x: jax.Array, names: Sequence[str]) -> jax.Array:
         if name.endswith(("_y", "_x")):
             other[name] = name[:-1] + ("x" if name[-1] == "y" else "y")
     return x[:, jnp.array([list(names).index(other.get(name, name)) for name in names], int)]
+
+
+def _turned(x: jax.Array, names: Sequence[str], angle: jax.Array) -> jax.Array:
+    """Turns displacements in the plane of y and x."""
+    if "dy" not in names:
+        return x
+    y, x_ = names.index("dy"), names.index("dx")
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    dy, dx = x[:, y], x[:, x_]
+    return x.at[:, y].set(cos * dy - sin * dx).at[:, x_].set(sin * dy + cos * dx)
 
 
 def _from_light(names: Sequence[str]) -> jax.Array:

@@ -10,7 +10,6 @@ import numpy as np
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.tasks.link_truth import Truth
-from celltrack_jax.tracking import links
 from celltrack_jax.tracking.cells import Cells
 from celltrack_jax.tracking.handmade import is_flat
 
@@ -18,11 +17,14 @@ _SAME_SPACING, _SAME_ANISOTROPY, _SAME_DIAMETER = 1.05, 1.5, 3.0
 """Ratios up to which two are alike."""
 
 
-def facts(truths: Sequence[Truth], radius: float | None) -> dict[str, Any]:
+def facts(
+    truths: Sequence[Truth], diameter_um: Callable[[Cells], float], radius: float | None
+) -> dict[str, Any]:
     """Describes the movies that a linker is trained on, in plain values.
 
     Args:
       truths: of the movies.
+      diameter_um: cells -> what a typical one counts as, in µm.
       radius: of candidates in diameters, None where they have none.
 
     Returns:
@@ -31,7 +33,7 @@ def facts(truths: Sequence[Truth], radius: float | None) -> dict[str, Any]:
     """
     movies = []
     for truth in truths:
-        diameter = links.typical_diameter(truth.cells.detections)
+        diameter = diameter_um(truth.cells)
         row = {"name": truth.name, "spacing_um": truth.cells.spacing_um.tolist(), "diameter_um": diameter}
         row |= {"radius_um": None if radius is None else radius * diameter, "images": _lit(truth.cells)}
         movies.append(row)
@@ -41,6 +43,7 @@ def facts(truths: Sequence[Truth], radius: float | None) -> dict[str, Any]:
 def fitting(
     cells: Cells,
     trained: Mapping[str, Any],
+    diameter_um: Callable[[Cells], float],
     *,
     in_voxels: bool,
     needs_light: bool,
@@ -51,6 +54,7 @@ def fitting(
     Args:
       cells: of the movie.
       trained: as `facts` returns it.
+      diameter_um: as there.
       in_voxels: whether the linker's features are in voxels.
       needs_light: whether it was never trained without the intensities that its movies had.
       say: is told in one line what differs.
@@ -73,12 +77,14 @@ def fitting(
     if not any(lit) and _lit(cells):
         say("note: this linker was trained without images and does not look at them")
         cells = cells._replace(intensity=np.full_like(cells.intensity, np.nan))
-    for text in _differences(cells, movies, in_voxels):
+    for text in _differences(cells, movies, diameter_um(cells), in_voxels):
         say(f"note: {text}; links may be worse than on movies like those")
     return cells
 
 
-def _differences(cells: Cells, movies: Sequence[Mapping[str, Any]], in_voxels: bool) -> list[str]:
+def _differences(
+    cells: Cells, movies: Sequence[Mapping[str, Any]], diameter: float, in_voxels: bool
+) -> list[str]:
     axes = slice(1 if is_flat(cells) else 0, 3)
     spacing = cells.spacing_um[axes]
     known = [np.array(movie["spacing_um"])[axes] for movie in movies]
@@ -94,7 +100,6 @@ def _differences(cells: Cells, movies: Sequence[Mapping[str, Any]], in_voxels: b
             found.append(
                 f"voxels are {ratio:.3g} times as deep as wide here and {ratios[0]:.3g} times in training"
             )
-    diameter = links.typical_diameter(cells.detections)
     # Without a spacing all lengths are in voxels, and compare with others in voxels.
     unit = bool(np.all(spacing == 1))
     same = [

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.expected_aogm import expected_aogm
 from celltrack_jax.tracking.graph import Candidates
 from celltrack_jax.tracking.handmade import voxel_centroids
 from celltrack_jax.tracking.ilp import ilp
@@ -25,7 +26,7 @@ def chooser(name: str, **settings: Any) -> Chooser:
     """Returns one of the ways to choose links.
 
     Args:
-      name: "ilp", "hungarian" or "greedy_ben_haim2022".
+      name: "expected_aogm", "ilp", "hungarian" or "greedy_ben_haim2022".
       settings: what that one takes; all of it.
 
     Raises:
@@ -49,6 +50,13 @@ def _ilp(cells, edges, costs, window, overlap, time_limit_s, false_penalty):
     return ilp(cells.detections.frame, edges.source, edges.target, costs, **limits)
 
 
+def _expected_aogm(cells, edges, costs, window, overlap, time_limit_s, reject):
+    frame = cells.detections.frame
+    costs = expected_aogm(frame, edges.source, edges.target, costs, reject=reject)
+    limits = dict(window=window, overlap=overlap, time_limit_s=time_limit_s)
+    return ilp(frame, edges.source, edges.target, costs, **limits)
+
+
 def _hungarian(cells, edges, costs, false_penalty):
     costs = costs._replace(false=costs.false + false_penalty)
     return hungarian_scored(cells.detections.frame, edges.source, edges.target, costs)
@@ -60,6 +68,7 @@ def _greedy(cells, edges, costs):
 
 
 _CHOOSERS: Mapping[str, Callable[..., Links]] = {
+    "expected_aogm": _expected_aogm,
     "ilp": _ilp,
     "hungarian": _hungarian,
     "greedy_ben_haim2022": _greedy,

@@ -19,7 +19,8 @@ def expected_aogm(
     """Turns negative log-odds into expected AOGM.
 
     Of a detection exactly one is true: one of its candidate sources is its predecessor, it appears, or it is false. A
-    network answers these questions one by one, so its probabilities are divided by their sum. With p of a link over g
+    network answers these questions one by one, so its probabilities are divided by their sum; without a candidate it is
+    false or appears, whatever was said about the latter. With p of a link over g
     skipped frames, in which the cell is drawn, and the weights of Matula et al. 2015 (doi:10.1371/journal.pone.0144959),
 
         link      (1 - p) max(g FP, ED) - p ((g + 1) EA + g FN)     edges at a drawn cell that is none are not counted
@@ -61,6 +62,8 @@ def expected_aogm(
 def _of_one_past(target: np.ndarray, nats: Costs) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (E,) of the links and (N,) of being false, such that those of a detection's pasts add up to 1."""
     link, appear, false = (expit(-cost) for cost in (nats.edge, nats.appear, nats.false))
+    alone = np.bincount(target, minlength=len(appear)) == 0
+    appear = np.where(alone, 1 - false, appear)
     total = appear + false + np.bincount(target, link, len(appear))
     total = np.where(total > 0, total, 1)
     return link / total[target], false / total

@@ -111,6 +111,18 @@ def physical(cells: Cells, diameter_um: float) -> np.ndarray:
     return np.concatenate(columns, 1).astype(np.float32)
 
 
+def as_points(cells: Cells) -> Cells:
+    """Returns cells of one voxel each, that of their centre; positions and intensities stay as they are."""
+    centre = np.clip(voxel_centroids(cells), 0, np.maximum(cells.shape - 1, 0))
+    volume = np.full(len(centre), np.prod(cells.spacing_um))
+    return cells._replace(
+        detections=cells.detections._replace(volume_um=volume),
+        covariance_um=np.zeros_like(cells.covariance_um),
+        low=centre,
+        high=centre + 1,
+    )
+
+
 def is_flat(cells: Cells) -> bool:
     """Tells whether the frames have one plane."""
     return bool(cells.shape[0] == 1)

@@ -11,7 +11,7 @@ import numpy as np
 from celltrack_jax.errors import InputError
 from celltrack_jax.tracking import graph, handmade, links, windows
 from celltrack_jax.tracking.cells import Cells
-from celltrack_jax.tracking.feature_sets import NodeSet
+from celltrack_jax.tracking.feature_sets import EdgeSet, NodeSet
 from celltrack_jax.tracking.scored_links import Costs
 
 EVENTS = ("divide", "appear", "disappear", "false")
@@ -66,8 +66,14 @@ class GraphSpec(NamedTuple):
     candidates: Near | Box
     nodes: NodeSet
     """Features of detections."""
-    edges: tuple[str, ...]
-    """Features of candidates, `graph.EDGE_FEATURES` or none."""
+    edges: EdgeSet
+    """Features of candidates."""
+    diameter_um: float
+    """What a cell counts as wide; 0 measures it in each movie (`links.typical_diameter`)."""
+
+    def diameter(self, cells: Cells) -> float:
+        """Returns the unit in which the lengths of a movie count, in µm."""
+        return self.diameter_um or links.typical_diameter(cells.detections)
 
 
 class WindowSpec(NamedTuple):
@@ -124,14 +130,13 @@ def movie_graph(
     Returns:
       A graph whose nodes and edges have "features"; and its edges.
     """
-    diameter = links.typical_diameter(cells.detections)
+    diameter = spec.diameter(cells)
     edges = spec.candidates.edges(cells, diameter)
     if also is not None:
         edges = graph.with_links(edges, also)
-    nodes = {"features": spec.nodes.make(cells, diameter)}
-    described = {"features": np.zeros((len(edges.source), 0), np.float32)}
-    if spec.edges:
-        described = {"features": graph.edge_features(cells, edges, diameter)}
+    nodes, described = (
+        {"features": features.make(cells, diameter, edges)} for features in (spec.nodes, spec.edges)
+    )
     return windows.Graph(cells.detections.frame, edges.source, edges.target, nodes, described), edges
 
 

@@ -16,6 +16,17 @@ _GRAIN = 2.0**-20
 """Nats to which assignments tell costs apart."""
 
 
+class Scored(NamedTuple):
+    """What a network thought of candidates."""
+
+    source: np.ndarray
+    """(E,) int64, index of a detection."""
+    target: np.ndarray
+    """(E,) int64, of one in a later frame."""
+    probability: np.ndarray
+    """(E,) float32, to be a link."""
+
+
 class Links(NamedTuple):
     """What a linker decided about each detection."""
 
@@ -24,6 +35,8 @@ class Links(NamedTuple):
     `greedy_ben_haim2022` says otherwise."""
     kept: np.ndarray
     """(N,) bool, False for a detection that is judged to be false; it has no links."""
+    scored: Scored | None = None
+    """The candidates it chose from, where it knows how likely they are."""
 
 
 class Costs(NamedTuple):
@@ -86,17 +99,32 @@ def total_cost(source: np.ndarray, target: np.ndarray, costs: Costs, links: Link
     )
 
 
-def without_false(detections: Detections, links: Links) -> tuple[Detections, np.ndarray]:
-    """Leaves out the detections that were judged to be false.
+def without_false(detections: Detections, links: Links) -> tuple[Detections, Links]:
+    """Leaves out the detections that were judged to be false, and candidates with such ends.
 
     Returns:
-      The other detections, in their order, and the index of each one's predecessor among them, -1 for none:
-      what `tracks.TrackPainter` takes.
+      The other detections, in their order, and their links: what `tracks.TrackPainter` takes.
     """
     index = np.cumsum(links.kept) - 1
     parent = links.parent[links.kept]
     parent = np.where(parent >= 0, index[parent], -1)
-    return Detections(*(column[links.kept] for column in detections)), parent
+    scored = links.scored
+    if scored is not None:
+        both = links.kept[scored.source] & links.kept[scored.target]
+        source, target = index[scored.source[both]], index[scored.target[both]]
+        scored = Scored(source, target, scored.probability[both])
+    kept = Detections(*(column[links.kept] for column in detections))
+    return kept, Links(parent, np.ones(len(parent), bool), scored)
+
+
+def link_probability(links: Links) -> np.ndarray:
+    """Returns (N,) float32, how likely each detection's link to its predecessor is; NaN for none, or unknown."""
+    found = np.full(len(links.parent), np.nan, np.float32)
+    if links.scored is not None:
+        source, target, probability = links.scored
+        chosen = links.parent[target] == source
+        found[target[chosen]] = probability[chosen]
+    return found
 
 
 def greedy_ben_haim2022(

@@ -28,6 +28,8 @@ class Completed(NamedTuple):
     """(N + M,) int64, predecessors; only where nothing can be drawn do they skip frames."""
     source: np.ndarray
     """(M,) int64, the detection before the gap. Those of one gap are adjacent and in the order of time."""
+    target: np.ndarray
+    """(M,) int64, the detection behind it."""
 
 
 def complete(
@@ -66,7 +68,16 @@ def complete(
     before = np.where(step == 1, source, count + np.arange(len(source)) - 1)
     parent[last] = count + ends - 1
     cells = Detections(*(np.concatenate(pair) for pair in zip(detections, added, strict=True)))
-    return Completed(cells, np.concatenate([parent, before]), source)
+    return Completed(cells, np.concatenate([parent, before]), source, target)
+
+
+class Shown(NamedTuple):
+    """What the cells of tracks come from."""
+
+    detection: np.ndarray
+    """(n,) int64, index of a detection: the cell itself, or for a missed one what the gap leads to."""
+    missed: np.ndarray
+    """(n,) bool."""
 
 
 class TrackPainter:
@@ -100,7 +111,9 @@ class TrackPainter:
         """
         self._spacing = np.asarray(spacing, np.float64)
         self._found = len(detections.frame)
-        self._cells, parent, self._source = complete(detections, parent, frames, fill_gaps=fill_gaps)
+        self._cells, parent, self._source, self._target = complete(
+            detections, parent, frames, fill_gaps=fill_gaps
+        )
         lineage, self._track = lineage_from_links(self._cells.frame, parent)
         self._rows = {row[0]: row for row in lineage.rows().tolist()}
         self._drop_short(min_length)
@@ -134,11 +147,24 @@ class TrackPainter:
         return Lineage.from_rows(list(self._rows.values()))
 
     def cells(self) -> Detections:
-        """Returns the cells of all tracks with the track as label, missed ones included; likewise at the end."""
-        kept = np.flatnonzero(self._track > 0)
-        kept = kept[np.lexsort((self._track[kept], self._cells.frame[kept]))]
+        """Returns the cells of all tracks with the track as label, missed ones included; likewise at the end.
+
+        They are sorted by frame and track. Missed ones lie on the straight line between the ends of their gap, and
+        are as large as they were drawn.
+        """
+        kept = self._kept()
         frame, _, position, volume = (column[kept] for column in self._cells)
         return Detections(frame, self._track[kept], position, volume)
+
+    def shown(self) -> Shown:
+        """Returns what `cells` come from, in their order; likewise at the end."""
+        kept = self._kept()
+        detection = np.concatenate([np.arange(self._found), self._target])[kept]
+        return Shown(detection, kept >= self._found)
+
+    def _kept(self) -> np.ndarray:
+        kept = np.flatnonzero(self._track > 0)
+        return kept[np.lexsort((self._track[kept], self._cells.frame[kept]))]
 
     def _drop_short(self, min_length: int) -> None:
         mothers = {mother for *_, mother in self._rows.values()}
@@ -178,6 +204,7 @@ class TrackPainter:
         free = moved[:, painted[tuple(moved)] == 0]
         if free.shape[1] > _LEAST_FREE * len(voxels[0]):
             painted[tuple(free)] = self._track[cell]
+            self._cells.volume_um[cell] *= free.shape[1] / len(voxels[0])
         else:
             self._split(cell)
 

@@ -50,7 +50,7 @@ def _base() -> ConfigDict:
     config.mesh = ConfigDict({"space": 1, "parameters": ((".*", "replicated"),)})
     # Twice the largest bounding box of the movie to each side, in the next frame.
     config.graph = ConfigDict({"name": "box", "scale": 2.0, "extent": ()})
-    config.features = ConfigDict({"nodes": "ben_haim2022_2d", "edges": "none"})
+    config.features = ConfigDict({"nodes": "ben_haim2022_2d", "edges": "none", "diameter_um": 0.0})
     # Daughters are no links of their mother; links are learned from where they leave the box, too.
     config.labels = ConfigDict({"divisions": False, "beyond": True})
     config.data = ConfigDict(
@@ -70,7 +70,7 @@ def _base() -> ConfigDict:
     config.imperfect = ConfigDict(
         {"drop": 0.0, "false": 0.0, "split": 0.0, "merge": 0.0, "jitter": 0.0, "scale": 0.0}
     )
-    config.augment = ConfigDict({"flips": False, "noise": 0.0, "dark_probability": 0.0})
+    config.augment = ConfigDict({"flips": False, "turns": False, "noise": 0.0, "dark_probability": 0.0})
     config.loss = ConfigDict({"name": "balanced", "event_weight": 0.0})
     config.model = ConfigDict({"name": "ben_haim2022", "embedding": 0, "block": 1024})
     # Adam with its defaults in PyTorch. No norm reaches the clipping.

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.inference import track
-from celltrack_jax.inference.track import GEFF_NAME, Drawing, Masks, track_movie
+from celltrack_jax.inference import exports, track
+from celltrack_jax.inference.exports import GEFF_NAME
+from celltrack_jax.inference.track import Drawing, Masks, track_movie
 from celltrack_jax.io import ctc
 from celltrack_jax.tracking import links
 from tests import geff_graphs
@@ -65,7 +66,8 @@ def test_a_result_is_replaced_and_keeps_its_digits(tmp_path):
     run({0: mask, 1: mask, 2: mask}, tmp_path / "01_RES")
     run({1: mask, 2: mask}, tmp_path / "01_RES", digits=4)
     names = sorted(path.name for path in (tmp_path / "01_RES").iterdir())
-    assert names == ["mask0001.tif", "mask0002.tif", "res_track.txt", GEFF_NAME]
+    others = ["napari_graph.json", "napari_tracks.csv", "res_track.txt", "tracks.csv", GEFF_NAME]
+    assert names == ["mask0001.tif", "mask0002.tif", *others]
     assert geff_graphs.read(tmp_path / "01_RES" / GEFF_NAME).frame.min() == 1
 
 
@@ -111,7 +113,7 @@ def test_a_disk_that_is_full_when_the_graph_is_written_is_explained(tmp_path, mo
         # As tensorstore and zarr report it.
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write: [OS error 28: No space left on device]")
 
-    monkeypatch.setattr(track.geff, "write", full)
+    monkeypatch.setattr(exports.geff, "write", full)
     with pytest.raises(
         InputError, match=r"cannot write .*tracks.geff: No space left .* run the same command"
     ):

@@ -12,8 +12,8 @@ from tests import geff_graphs
 from tests.ctc_folders import Movie, movies
 
 
-def graph(movie: Movie, dropped: frozenset[int] = frozenset()) -> geff.Graph:
-    """Returns the graph of the cells in the frames that were not dropped."""
+def graph(movie: Movie, dropped: frozenset[int] = frozenset(), unknown: float = 1.0) -> geff.Graph:
+    """Returns the graph of the cells in the frames that were not dropped; a share of its links has no probability."""
     frames = [frame for frame in movie.masks if frame not in dropped]
     rows = [
         (t, frame, label, *np.argwhere(movie.masks[frame] == label).mean(axis=0)[-2:])
@@ -24,7 +24,10 @@ def graph(movie: Movie, dropped: frozenset[int] = frozenset()) -> geff.Graph:
     table = np.array(rows, np.float64).reshape(-1, 5)
     position = np.column_stack([np.zeros(len(table)), table[:, 3:]])
     t, frame, label = table[:, :3].astype(np.int64).T
-    return geff.graph(t, frame, label, position, Lineage.from_rows(movie.rows))
+    # Each cell's own number, so that one in the wrong place shows.
+    probability = (10 * frame + label).astype(np.float32) / 20_000
+    probability[np.random.default_rng(0).random(len(t)) < unknown] = np.nan
+    return geff.graph(t, frame, label, position, Lineage.from_rows(movie.rows), probability)
 
 
 @settings(deadline=None)
@@ -50,13 +53,22 @@ def test_links_are_those_of_the_track_file_over_frames_that_are_there(movie, dat
 
 
 @settings(max_examples=10, deadline=None)
-@given(movies(max_label=99), st.booleans())
-def test_written_graphs_are_read_back_and_valid(tmp_path_factory, movie, spacing_known):
+@given(movies(max_label=99), st.booleans(), st.sampled_from([0.0, 0.5, 1.0]))
+def test_written_graphs_are_read_back_and_valid(tmp_path_factory, movie, spacing_known, unknown):
     path = tmp_path_factory.mktemp("geff") / "a.geff"
-    tracks = graph(movie)
+    tracks = graph(movie, unknown=unknown)
     geff.write(path, tracks, spacing_known=spacing_known, image="../a", labels="../a/labels/markers")
-    for ours, theirs in zip(geff_graphs.read(path), tracks, strict=True):
+    if tracks.probability is not None:
+        later = tracks.edges[:, 1]
+        told = (10 * tracks.frame[later] + tracks.label[later]) / 20_000
+        known = ~np.isnan(tracks.probability)
+        np.testing.assert_allclose(tracks.probability[known], told[known], rtol=1e-6)
+    read = geff_graphs.read(path)
+    for ours, theirs in zip(read[:-1], tracks[:-1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    nothing = np.full(len(tracks.edges), np.nan)
+    ours, theirs = (nothing if one.probability is None else one.probability for one in (read, tracks))
+    np.testing.assert_array_equal(ours, theirs)
     found, metadata = geff_package.read(str(path), structure_validation=True)
     assert sorted(found.edges) == sorted(map(tuple, tracks.edges.tolist()))
     assert [found.nodes[node]["label"] for node in sorted(found.nodes)] == tracks.label.tolist()

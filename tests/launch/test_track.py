@@ -1,5 +1,8 @@
 """launch.track through the real main: results, messages and exit status."""
 
+import csv
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celltrack_jax.io import ctc
+from celltrack_jax.io import ctc, link_scores
 from configs.ctc import link
 from tests import geff_graphs
 from tests.conftest import ROOT
@@ -189,6 +192,57 @@ def test_a_network_links_whatever_there_is_to_a_valid_result(linker, tmp_path, m
     assert (status, err) == (0, "")
     assert out.startswith(f"{output}: {len(masks)} frames, ")
     assert validate_result(output, masks, (20, 30)) == []
+
+
+def test_doubts_of_a_network_reach_the_page(linker, tmp_path):
+    """Ids that 16 bits cannot hold, images, and no time for an optimum."""
+    hurried = tmp_path / "hurried"
+    shutil.copytree(linker, hurried)
+    config = json.loads((hurried / "config.json").read_text())
+    config["linking"]["time_limit_s"] = 0
+    (hurried / "config.json").write_text(json.dumps(config))
+    small = cells(range(5))
+    write_masks(
+        tmp_path / "masks", "mask", {f: np.where(m, m + np.uint32(70_000), 0) for f, m in small.items()}
+    )
+    write_masks(tmp_path / "01", "t", {f: np.where(m, m + np.uint16(100), 7) for f, m in small.items()})
+    output = tmp_path / "01_RES"
+    paths = (f"--masks={tmp_path / 'masks'}", f"--images={tmp_path / '01'}", f"--output={output}")
+    status, out, err = call(*paths, f"--linker={hurried}", "--nofill_gaps")
+    assert (status, err) == (0, "")
+    assert "note: frames 0 to 4: no optimum after 0 s, so linked frame by frame\n" in out
+    assert validate_result(output, small, (20, 30)) == []
+    with (output / "tracks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = [(int(row["frame"]), round(float(row["y_voxel"])), round(float(row["x_voxel"]))) for row in rows]
+    assert [float(row["mean_intensity"]) for row in rows] == [100.0 + small[f][y, x] for f, y, x in places]
+    scores = link_scores.read(output / "links.npz")
+    linked = [row for row in rows if row["link_probability"]]
+    assert len(linked) == scores.chosen.sum()
+    assert all(0 <= float(row["link_probability"]) <= 1 for row in linked)
+
+    command = [sys.executable, "-m", "launch.report", f"--images={tmp_path / '01'}", f"--result={output}"]
+    page = tmp_path / "page.html"
+    done = subprocess.run(
+        [*command, f"--output={page}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{page}: 5 frames, ")
+    assert ('id="show-links"' in page.read_text()) == (len(scores.frame) > 0)
+
+
+def test_images_of_another_size_are_named(linker, tmp_path):
+    write_masks(tmp_path / "masks", "mask", cells(range(2)))
+    write_masks(tmp_path / "01", "t", {frame: np.zeros((20, 31), np.uint16) for frame in range(2)})
+    status, out, err = call(
+        f"--masks={tmp_path / 'masks'}",
+        f"--images={tmp_path / '01'}",
+        f"--output={tmp_path / '01_RES'}",
+        f"--linker={linker}",
+    )
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "has frames of shape (1, 20, 31), the masks (1, 20, 30) (z, y, x): give the images" in err
+    assert not (tmp_path / "01_RES").exists()
 
 
 def test_a_linker_that_does_not_fit_is_one_line(linker, tmp_path):

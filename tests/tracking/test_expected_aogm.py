@@ -93,6 +93,8 @@ def test_costs_are_means_over_what_may_be_true(problem):
     for n in range(len(frame)):
         into = np.flatnonzero(target == n)
         weights = np.append(expit(-nats.edge[into]), [expit(-nats.appear[n]), expit(-nats.false[n])])
+        if len(into) == 0:
+            weights[0] = 1 - weights[1]
         outcomes = weights / weights.sum()
         for place, edge in enumerate(into):
             gap = frame[n] - frame[source[edge]] - 1

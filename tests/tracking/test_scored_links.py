@@ -11,9 +11,11 @@ from celltrack_jax.lineage import Detections
 from celltrack_jax.tracking.scored_links import (
     Costs,
     Links,
+    Scored,
     free_ends,
     greedy_ben_haim2022,
     hungarian_scored,
+    link_probability,
     total_cost,
     without_false,
 )
@@ -133,12 +135,25 @@ def test_the_ends_of_the_movie_are_free():
     assert costs.disappear.tolist() == [1, 1, 1]
 
 
-def test_detections_that_are_left_out_vanish_from_links():
+def test_detections_that_are_left_out_vanish_from_links_and_candidates():
     found = Detections(np.array([0, 0, 1, 2]), np.arange(1, 5), np.zeros((4, 3)), np.ones(4))
-    links = Links(np.array([-1, -1, 1, 2]), np.array([False, True, True, True]))
-    left, parent = without_false(found, links)
+    scored = Scored(
+        np.array([0, 1, 1, 2]), np.array([2, 2, 3, 3]), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    )
+    links = Links(np.array([-1, -1, 1, 2]), np.array([False, True, True, True]), scored)
+    left, links = without_false(found, links)
     assert left.label.tolist() == [2, 3, 4]
-    assert parent.tolist() == [-1, 0, 1]
+    assert links.parent.tolist() == [-1, 0, 1]
+    assert links.kept.all()
+    assert links.scored is not None
+    candidates = zip(*(column.tolist() for column in links.scored), strict=True)
+    assert list(candidates) == [
+        (0, 1, pytest.approx(0.2)),
+        (0, 2, pytest.approx(0.3)),
+        (1, 2, pytest.approx(0.4)),
+    ]
+    np.testing.assert_array_equal(link_probability(links), np.array([np.nan, 0.2, 0.4], np.float32))
+    assert np.isnan(link_probability(links._replace(scored=None))).all()
 
 
 def test_costs_of_links_that_cannot_be_are_refused():
