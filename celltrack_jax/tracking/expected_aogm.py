@@ -12,16 +12,20 @@ from scipy.special import expit
 from celltrack_jax.metrics.aogm import WEIGHTS
 from celltrack_jax.tracking.scored_links import Costs
 
+_SURE = 30.0
+"""Nats beyond which an answer is as good as certain."""
+
 
 def expected_aogm(
     frame: np.ndarray, source: np.ndarray, target: np.ndarray, nats: Costs, *, reject: float
 ) -> Costs:
     """Turns negative log-odds into expected AOGM.
 
-    Of a detection exactly one is true: one of its candidate sources is its predecessor, it appears, or it is false. A
-    network answers these questions one by one, so its probabilities are divided by their sum; without a candidate it is
-    false or appears, whatever was said about the latter. With p of a link over g
-    skipped frames, in which the cell is drawn, and the weights of Matula et al. 2015 (doi:10.1371/journal.pone.0144959),
+    A network answers questions about a detection one by one, and its answers are made to fit together. Exactly one is
+    true: one of its candidate sources is its predecessor, it appears, or it is false; the probabilities of these are
+    divided by their sum. And it is false with the odds of that against those of a past times those of a future: of an
+    appearance or any link to it, and of a disappearance or any link from it. With p of a link over g skipped frames,
+    in which the cell is drawn, and the weights of Matula et al. 2015 (doi:10.1371/journal.pone.0144959),
 
         link      (1 - p) max(g FP, ED) - p ((g + 1) EA + g FN)     edges at a drawn cell that is none are not counted
         division  (1 - 2 p) EC                                      of the daughter that would be linked anyway
@@ -45,7 +49,7 @@ def expected_aogm(
     """
     if reject < 0:
         raise ValueError(f"reject={reject} must not be negative")
-    link, false = _of_one_past(target, nats)
+    link, false = _links(target, nats), _false(source, target, nats)
     gap = frame[target] - frame[source] - 1
     wrong = np.maximum(gap * WEIGHTS["FP"], WEIGHTS["ED"])
     right = (gap + 1) * WEIGHTS["EA"] + gap * WEIGHTS["FN"]
@@ -59,11 +63,16 @@ def expected_aogm(
     )
 
 
-def _of_one_past(target: np.ndarray, nats: Costs) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (E,) of the links and (N,) of being false, such that those of a detection's pasts add up to 1."""
+def _links(target: np.ndarray, nats: Costs) -> np.ndarray:
+    """Probabilities (E,) that add up to 1 over the pasts of a detection."""
     link, appear, false = (expit(-cost) for cost in (nats.edge, nats.appear, nats.false))
-    alone = np.bincount(target, minlength=len(appear)) == 0
-    appear = np.where(alone, 1 - false, appear)
     total = appear + false + np.bincount(target, link, len(appear))
-    total = np.where(total > 0, total, 1)
-    return link / total[target], false / total
+    return link / np.where(total > 0, total, 1)[target]
+
+
+def _false(source: np.ndarray, target: np.ndarray, nats: Costs) -> np.ndarray:
+    """Probabilities (N,) of being false against having a past and a future."""
+    link, appear, disappear, _, false = (np.exp(np.clip(-cost, -_SURE, _SURE)) for cost in nats)
+    past = appear + np.bincount(target, link, len(appear))
+    future = disappear + np.bincount(source, link, len(appear))
+    return false / (false + past * future)

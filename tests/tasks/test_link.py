@@ -94,7 +94,8 @@ def test_evaluation_tells_how_many_links_are_right(task):
     scores = task.evaluate(model, variables, lambda: False)
     assert scores is not None
     assert set(scores) >= {"links", "divisions", "imperfect_0.05/links", "score"}
-    assert 0 <= (scores["score"] or -1) <= 1
+    assert scores["score"] is not None
+    assert 0 <= scores["score"] <= 1
     assert task.evaluate(model, variables, lambda: True) is None
 
 

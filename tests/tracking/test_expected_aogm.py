@@ -93,8 +93,6 @@ def test_costs_are_means_over_what_may_be_true(problem):
     for n in range(len(frame)):
         into = np.flatnonzero(target == n)
         weights = np.append(expit(-nats.edge[into]), [expit(-nats.appear[n]), expit(-nats.false[n])])
-        if len(into) == 0:
-            weights[0] = 1 - weights[1]
         outcomes = weights / weights.sum()
         for place, edge in enumerate(into):
             gap = frame[n] - frame[source[edge]] - 1
@@ -104,7 +102,10 @@ def test_costs_are_means_over_what_may_be_true(problem):
             )
             assert costs.edge[edge] == pytest.approx(mean)
         if np.isfinite(nats.false[n]):
-            assert costs.false[n] == pytest.approx(3 * (1 - outcomes[-1]) - outcomes[-1])
+            odds = np.exp(-np.append(nats.edge[into], nats.appear[n])).sum()
+            odds *= np.exp(-np.append(nats.edge[source == n], nats.disappear[n])).sum()
+            chance = 1 / (1 + odds * np.exp(nats.false[n]))
+            assert costs.false[n] == pytest.approx(3 * (1 - chance) - chance)
         if np.isfinite(nats.divide[n]):
             chance = expit(-nats.divide[n])
             assert costs.divide[n] == pytest.approx((1 - chance) - chance)
