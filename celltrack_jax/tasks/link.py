@@ -270,7 +270,9 @@ class LinkTask:
 
     def _imperfect(self, truth: Truth, share: float) -> Truth:
         """Drops so many cells, and adds as many false ones."""
-        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, self.max_gap)
+        # Not the gap of this linker's own graph: all linkers are judged by the same links.
+        gap = self.config.evaluation.max_gap
+        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, gap)
         return link_truth.imperfect(truth, np.random.default_rng(1), spec)
 
     @functools.cached_property

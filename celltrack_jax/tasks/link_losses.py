@@ -50,7 +50,13 @@ def event_losses(outputs: Mapping[str, jax.Array], batch: Mapping[str, jax.Array
     Args:
       outputs: (B, A) logits by event.
       batch: node/events and node/weights (B, A, 4) float32, node_mask (B, A) bool.
+
+    Raises:
+      InputError: the network judges links alone.
     """
+    missing = [name for name in EVENTS if name not in outputs]
+    if missing:
+        raise InputError(f"this network does not tell {', '.join(missing)}: set loss.event_weight to 0")
     logits = jnp.stack([outputs[name] for name in EVENTS], -1)
     weights = batch["node/weights"] * batch["node_mask"][..., None]
     each = optax.sigmoid_binary_cross_entropy(logits, batch["node/events"]) * weights

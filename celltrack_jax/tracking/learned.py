@@ -114,6 +114,10 @@ def candidates_of(name: str, **settings: Any) -> Near | Box:
             f"config.graph has {', '.join(sorted(settings))} beside its name; {name} takes "
             f"{', '.join(kinds[name]._fields)}"
         )
+    if len(settings.get("extent", ())) not in (0, 3):
+        raise InputError(
+            f"graph.extent {settings['extent']} is not z, y, x: give three numbers of voxels, or none"
+        )
     return kinds[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})
 
 

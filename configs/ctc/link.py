@@ -128,7 +128,8 @@ def _base() -> ConfigDict:
         }
     )
     # The last part of each movie is linked as annotated, and with so many cells dropped and false ones added.
-    config.evaluation = ConfigDict({"holdout": 0.15, "imperfect": (0.0, 0.05)})
+    # There a cell may be missed in so many frames.
+    config.evaluation = ConfigDict({"holdout": 0.15, "imperfect": (0.0, 0.05), "max_gap": 2})
     # Frames of a window, 0 for all, and from window to window when a movie is linked.
     config.inference = ConfigDict({"window": 10, "stride": 5})
     # The lowest expected AOGM. To leave out a true cell would cost 10 there, as long as nobody minds false ones.

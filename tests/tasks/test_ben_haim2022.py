@@ -109,8 +109,8 @@ def test_a_movie_is_one_graph_with_features_from_0_to_1(folder):
     assert batch["edge_mask"].sum() == whole.size[1]
 
 
-def test_the_loss_is_pytorch_s(folder):
-    """Section 6: mean binary cross-entropy, links weighted by the number of others per link of the whole batch."""
+def test_the_loss_weighs_links_as_much_as_others(folder):
+    """Section 6: mean binary cross-entropy, links weighted by the number of others per link."""
     task = build(folder, 2.0)
     batch = {key: jnp.asarray(value) for key, value in task.train_data((0, 1))[0].items()}
     logits = jnp.asarray(np.random.default_rng(0).normal(size=batch["senders"].shape), jnp.float32)
