@@ -29,14 +29,19 @@ def scored(rng: np.random.Generator, frame: np.ndarray, parent: np.ndarray) -> S
     return Scored(source[some], target[some], probability)
 
 
-def write(folder, movie, seed: int, **settings):
-    """Paints and writes a movie; returns the painted masks, the tracks and the links."""
+def decided(movie, seed: int, **settings):
+    """Paints a movie; returns the painted masks, the painter, scored links and made-up intensities."""
     masks, found, parent = movie
     painted, painter = paint(masks, found, parent, **settings)
     rng = np.random.default_rng(seed)
     links = Links(parent, np.ones(len(parent), bool), scored(rng, found.frame, parent))
-    light = rng.random(len(parent)).astype(np.float32)
-    exports.write(folder, painter, links, light, Frames(list(masks), SPACING, True, 2), None)
+    return painted, painter, links, rng.random(len(parent)).astype(np.float32)
+
+
+def write(folder, movie, seed: int, **settings):
+    """Paints and writes a movie; returns the painted masks, the tracks, the links and the intensities."""
+    painted, painter, links, light = decided(movie, seed, **settings)
+    exports.write(folder, painter, links, light, Frames(list(movie[0]), SPACING, True, 2), None)
     return painted, painter.lineage(), links, light
 
 
@@ -54,7 +59,7 @@ def ancestors(lineage, track: int) -> list[int]:
     return line
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)  # writing a GEFF takes its time
 @given(linked_movies(), st.integers(0, 99), st.booleans(), st.integers(1, 2))
 def test_the_table_has_a_row_for_each_cell_of_the_masks(tmp_path_factory, movie, seed, fill_gaps, min_length):
     folder = tmp_path_factory.mktemp("result")
@@ -94,8 +99,8 @@ def test_the_table_has_a_row_for_each_cell_of_the_masks(tmp_path_factory, movie,
 @settings(max_examples=25, deadline=None)
 @given(linked_movies(), st.integers(0, 99))
 def test_candidates_are_those_between_cells_of_the_result(tmp_path_factory, movie, seed):
-    folder = tmp_path_factory.mktemp("result")
-    painted, lineage, links, _ = write(folder, movie, seed)
+    painted, painter, links, _ = decided(movie, seed)
+    lineage = painter.lineage()
     masks, found, _ = movie
     voxels = [np.argwhere(masks[f] == name) for f, name in zip(found.frame, found.label, strict=True)]
     track = [int(painted[f][tuple(v[0])]) for f, v in zip(found.frame, voxels, strict=True)]
@@ -106,7 +111,11 @@ def test_candidates_are_those_between_cells_of_the_result(tmp_path_factory, movi
             key = (found.frame[target], track[target], found.frame[source], track[source])
             places = voxels[target].mean(axis=0), voxels[source].mean(axis=0)
             expected[key] = (probability, chosen, places)
-    scores = link_scores.read(folder / "links.npz")
+    path = tmp_path_factory.mktemp("result") / "links.npz"
+    made = exports.candidate_scores(painter, links, SPACING)
+    assert made is not None
+    link_scores.write(path, made, "")
+    scores = link_scores.read(path)
     keys = list(zip(*(column.tolist() for column in scores[:4]), strict=True))
     assert keys == sorted(expected)
     for row, key in enumerate(keys):
@@ -117,26 +126,24 @@ def test_candidates_are_those_between_cells_of_the_result(tmp_path_factory, movi
         )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(linked_movies())
 def test_napari_finds_every_track_and_its_mother(tmp_path_factory, movie):
     folder = tmp_path_factory.mktemp("result")
-    painted, lineage, _, _ = write(folder, movie, 0)
-    frames = sorted(painted)
+    painted, painter, _, _ = decided(movie, 0)
+    frames, cells, lineage = sorted(painted), painter.cells(), painter.lineage()
+    t = np.array([frames.index(frame) for frame in cells.frame.tolist()], np.int64)
+    napari_tracks.write(folder, cells, t, lineage, SPACING, 2, "")
     if not len(lineage.label):
         return  # loadtxt warns
     tracks = np.loadtxt(folder / "napari_tracks.csv", delimiter=",", skiprows=1, ndmin=2)
     text = (folder / "napari_graph.json").read_text()
     graph = {int(track): mothers for track, mothers in json.loads(text).items()}
-    rows = rows_of(folder / "tracks.csv")
-    expected = sorted(
-        (int(row["track_id"]), frames.index(int(row["frame"])), float(row["y_voxel"]), float(row["x_voxel"]))
-        for row in rows
-    )
-    np.testing.assert_allclose(tracks, expected)
-    mothers = {label: [parent] for label, _, _, parent in lineage.rows().tolist() if parent}
-    assert graph == mothers
-    # As the layer demands: whole numbers ascend, and the graph names tracks that are there.
+    places = (cells.position_um / SPACING)[:, 1:].tolist()
+    expected = sorted(zip(cells.label.tolist(), t.tolist(), places, strict=True))
+    np.testing.assert_allclose(tracks, [[label, time, *place] for label, time, place in expected])
+    assert graph == {label: [parent] for label, _, _, parent in lineage.rows().tolist() if parent}
+    # As the layer demands: the graph names tracks that are there.
     assert set(graph) | {one for each in graph.values() for one in each} <= set(tracks[:, 0])
 
 

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celltrack_jax.data.synthetic import SyntheticSpec, make_movie
+from celltrack_jax.metrics.ctc import ctc_measures, overlap
 from celltrack_jax.tracking.features import detections_from_masks
+from celltrack_jax.tracking.graph import true_parents
 from celltrack_jax.tracking.tracks import TrackPainter
 
 SPACING = np.array([1.0, 0.5, 0.5])
@@ -154,6 +157,77 @@ def test_daughters_keep_their_mother_when_her_track_is_split():
 def test_a_link_over_a_frame_that_the_movie_lacks_is_a_parent_link():
     _, painter = paint(*gap(frames=(0, 1, 3, 4)))
     assert painter.lineage().rows().tolist() == [[1, 0, 0, 0], [2, 3, 4, 1]]
+
+
+def division(first: int, second: int, blocker: tuple[int, ...] = ()):
+    """A cell of frame 0 divides; one daughter is seen from frame `first` on, the other from `second` on, up to 5."""
+    masks = {frame: np.zeros((6, 20), np.uint16) for frame in range(6)}
+    masks[0][1:5, 8:12] = 1
+    for frame in range(1, 6):
+        masks[frame][1:5, 5:8] = 2 * (frame >= first)
+        masks[frame][1:5, 12:15] = 3 * (frame >= second)
+    for frame in blocker:
+        masks[frame][:, 8:] = 4
+    found = detections_from_masks(masks.items(), SPACING)
+    parent = np.full(len(found.frame), -1)
+    for label in (2, 3):
+        cell = np.flatnonzero(found.label == label)
+        parent[cell[0]], parent[cell[1:]] = 0, cell[:-1]
+    return masks, found, parent
+
+
+def test_a_daughter_is_drawn_from_birth_on():
+    painted, painter = paint(*division(1, 3))
+    assert painter.lineage().rows().tolist() == [[1, 0, 0, 0], [2, 1, 5, 1], [3, 1, 5, 1]]
+    for frame, x in ((1, 10), (2, 11)):  # 2/3 and 5/6 of 3.5 voxels, as large as her mother
+        np.testing.assert_array_equal(np.unique(np.nonzero(painted[frame] == 3)[1]), range(x, x + 4))
+    assert painter.cells().frame.tolist() == [0, *(frame for frame in range(1, 6) for _ in range(2))]
+
+
+@pytest.mark.parametrize(("blocker", "begin", "mother"), [((1,), 3, 1), ((2,), 3, 0), ((), 1, 1)])
+def test_a_daughter_without_room_begins_behind_the_gap(blocker, begin, mother):
+    _, painter = paint(*division(1, 3, blocker))
+    rows = [row for row in painter.lineage().rows().tolist() if row[2] == 5 and row[1:] != [1, 5, 1]]
+    assert [1, 0, 0, 0] in painter.lineage().rows().tolist()
+    assert rows == ([[rows[0][0], begin, 5, mother]] if blocker else [])
+
+
+@pytest.mark.parametrize("fill_gaps", [True, False])
+def test_daughters_that_both_skip_frames_keep_parent_links(fill_gaps):
+    painted, painter = paint(*division(2, 3), fill_gaps=fill_gaps)
+    assert painter.lineage().rows().tolist() == [[1, 0, 0, 0], [2, 2, 5, 1], [3, 3, 5, 1]]
+    assert not painted[1].any()
+    _, painter = paint(*division(1, 3), fill_gaps=False)
+    assert painter.lineage().rows().tolist() == [[1, 0, 0, 0], [2, 1, 5, 1], [3, 3, 5, 1]]
+
+
+@pytest.mark.parametrize("missed", [1, 2])
+def test_drawing_daughters_from_birth_on_costs_less_than_leaving_them_out(missed):
+    """AOGM of a movie in which one daughter of each division is missed after her birth, drawn and not."""
+    movie = make_movie(SyntheticSpec(frames=16, shape=(128, 128), cells=10, cell_cycle_frames=6), 0)
+    families: dict[int, list[int]] = {}
+    for label, begin, end, parent in movie.lineage.rows().tolist():
+        if parent and end > begin + missed:
+            families.setdefault(parent, []).append(label)
+    begin = dict(zip(movie.lineage.label.tolist(), movie.lineage.begin.tolist(), strict=True))
+    late = [daughters[0] for daughters in families.values() if len(daughters) == 2]
+    assert len(late) > 5
+    truth = dict(enumerate(movie.labels))
+    seen = {
+        frame: np.where(np.isin(mask, [one for one in late if frame - begin[one] in range(missed)]), 0, mask)
+        for frame, mask in truth.items()
+    }
+    found = detections_from_masks(seen.items(), SPACING)
+    parent = true_parents(found, found.label, movie.lineage)
+    costs = []
+    for fill_gaps in (True, False):
+        painted, painter = paint(seen, found, parent, fill_gaps=fill_gaps)
+        overlaps = [overlap(truth[frame], painted[frame], frame) for frame in truth]
+        costs.append(ctc_measures(overlaps, movie.lineage, painter.lineage(), None)["AOGM"])
+    drawn, left_out = costs
+    # Each misses cells at 10, links at 1.5, and has a link too many at 1.
+    assert left_out == len(late) * (10 * missed + 1.5 * (missed + 1) + 1)
+    assert drawn < 0.1 * left_out
 
 
 def test_short_tracks_without_relatives_are_left_out():
