@@ -39,8 +39,16 @@ def restore(workdir: Path) -> Callable[[Cells, tuple[int, int]], Links]:
     model = FunctionalModel(task.model)
     _, variables = checkpoint.restore_variables(workdir, "best", model)
     apply = task.scorer(model, variables)
+    trained = checkpoint.load_facts(workdir)
+    if trained is None:
+        print(
+            f"note: {workdir}/{checkpoint.FACTS_FILE} is missing: whether the movie is like those of the training "
+            "is not checked"
+        )
 
     def link(cells: Cells, ends: tuple[int, int]) -> Links:
+        if trained is not None:
+            cells = task.fitting(cells, trained)
         found = task.link(cells, apply, ends)
         assert found is not None  # nobody stops it
         return found

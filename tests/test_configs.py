@@ -10,12 +10,13 @@ from celltrack_jax import tasks
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import init_state, make_step
+from launch.sweeps import arms
 
 ROOT = Path(__file__).parents[1]
+FILES = [path for path in sorted((ROOT / "configs").rglob("*.py")) if path.name != "__init__.py"]
 CASES = [
     (path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."), argument)
-    for path in sorted((ROOT / "configs").rglob("*.py"))
-    if path.name != "__init__.py"
+    for path in FILES
     for argument in importlib.import_module(
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     ).ARGUMENTS
@@ -36,6 +37,14 @@ def test_init_and_step_have_shapes(name, argument):
         lambda x: (x.shape, x.dtype), state
     )
     assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if "def sweep(" in path.read_text()], ids=lambda p: p.stem
+)
+def test_every_arm_of_a_sweep_has_a_network(path):
+    for arm in arms.load(path, None, {}):
+        assert FunctionalModel(tasks.build(arm.config).model), arm.name
 
 
 def test_an_unknown_argument_is_refused():

@@ -27,8 +27,9 @@ _EPSILON = 1e-8
 """Least norm of a vector in a cosine."""
 
 
-def build(rngs: nnx.Rngs, **kwargs) -> "BenHaim2022":
-    """Builds a `BenHaim2022`."""
+def build(rngs: nnx.Rngs, *, edge_features: int = 0, **kwargs) -> "BenHaim2022":
+    """Builds a `BenHaim2022`, which makes its own features of edges and looks at no others."""
+    del edge_features
     check_settings(BenHaim2022.__init__, "models/ben_haim2022", None, rngs, **kwargs)
     return BenHaim2022(rngs, **kwargs)
 
@@ -40,21 +41,21 @@ class BenHaim2022(nnx.Module):
     from the uniform distribution within 1 / sqrt(inputs), PyTorch's default. 249,319 parameters with 13 features.
     """
 
-    def __init__(self, rngs: nnx.Rngs, *, features: int, embedding: int = 128, block: int = 1024):
+    def __init__(self, rngs: nnx.Rngs, *, node_features: int, embedding: int = 128, block: int = 1024):
         """Makes the parameters.
 
         Args:
           rngs: stream "params".
-          features: F, hand-made features of a node: 13 for masks in 2D, 16 in 3D, 6 for patches.
+          node_features: F, hand-made features of a node: 13 for masks in 2D, 16 in 3D, 6 for patches.
           embedding: channels of a node's learned embedding; 0 for none, and the hand-made features then make all
             of a node's channels.
           block: edges computed at a time, and again in the backward pass; 0 for all at once. See `over_edges`.
         """
         self.embedding, self.block = embedding, block
         widths = (64, NODE // 2 if embedding else NODE)
-        self.features_encoder = MLP(rngs, features, *widths)
+        self.features_encoder = MLP(rngs, node_features, *widths)
         self.embedding_encoder = MLP(rngs, embedding, *widths) if embedding else None
-        self.edge_encoder = MLP(rngs, features + embedding + 1 + 3 * NODE + 1, 128, EDGE)
+        self.edge_encoder = MLP(rngs, node_features + embedding + 1 + 3 * NODE + 1, 128, EDGE)
         self.layers = nnx.List(Layer(rngs) for _ in range(LAYERS))
         self.classifier = MLP(rngs, EDGE, 128, 32, 1)
 

@@ -75,6 +75,7 @@ class Tracker(nnx.Module):
         Raises:
           InputError: a setting is out of its range.
         """
+        _refuse(edge_features < 1, "it needs features of edges: set features.edges")
         _refuse(layers < 0, f"layers {layers} must not be negative")
         _refuse(width < 1 or width % _GATES > 0, f"width {width} must be a multiple of {_GATES}")
         _refuse(directions not in DIRECTIONS, f"directions {directions!r} is none of {DIRECTIONS}")

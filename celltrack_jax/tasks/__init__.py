@@ -75,6 +75,15 @@ class BucketedTask(Task, Protocol):
 
 
 @runtime_checkable
+class DescribedTask(Task, Protocol):
+    """A task that tells what its data are like, which is kept with the run."""
+
+    def data_facts(self) -> Mapping[str, Any]:
+        """Returns plain values, such as JSON holds."""
+        ...
+
+
+@runtime_checkable
 class SegmentationTask(Task, Protocol):
     """A task whose runs segment movies: what launch.predict needs of it. Shapes: *T a tile's spatial axes."""
 
@@ -122,6 +131,18 @@ class LinkingTask(Task, Protocol):
 
     def scorer(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], Any]:
         """Returns the compiled network, as `tracking.learned.Apply`."""
+        ...
+
+    def fitting(self, cells: Cells, trained: Mapping[str, Any]) -> Cells:
+        """Returns the cells as the network may see them; says how they differ from those it was trained on.
+
+        Args:
+          cells: of a movie.
+          trained: what `DescribedTask.data_facts` returned in the training.
+
+        Raises:
+          InputError: the network cannot link them.
+        """
         ...
 
     def link(self, cells: Cells, apply: Callable[[Any], Any], ends: tuple[int, int]) -> Links | None:

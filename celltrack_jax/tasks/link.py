@@ -4,15 +4,14 @@ Shapes: B windows of a batch, A nodes and C edges of their bucket; N detections,
 """
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from celltrack_jax import models
@@ -20,26 +19,17 @@ from celltrack_jax.config import Config
 from celltrack_jax.data import pipeline, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
+from celltrack_jax.metrics import links as agreement
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tracking import graph, handmade, learned, windows
-from celltrack_jax.tracking.cells import Cells, measure_cells, select
-from celltrack_jax.tracking.ilp import ilp
-from celltrack_jax.tracking.imperfect import ImperfectSpec, degrade
-from celltrack_jax.tracking.learned import EVENTS, GraphSpec, WindowSpec
+from celltrack_jax.tasks import link_facts, link_losses, link_truth, link_windows
+from celltrack_jax.tasks.link_augment import AugmentSpec, augment
+from celltrack_jax.tasks.link_truth import Parts, Truth
+from celltrack_jax.tasks.link_windows import LabelSpec
+from celltrack_jax.tracking import choose, feature_sets, learned, windows
+from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.imperfect import ImperfectSpec
+from celltrack_jax.tracking.learned import EVENTS, GraphSpec, Near, WindowSpec
 from celltrack_jax.tracking.scored_links import Links, free_ends
-
-_DY, _DX = (graph.EDGE_FEATURES.index(name) for name in ("dy", "dx"))
-_FROM_LIGHT = tuple(i for i, name in enumerate(handmade.PHYSICAL) if name.startswith("intensity"))
-_FROM_LIGHT_EDGES = tuple(i for i, name in enumerate(graph.EDGE_FEATURES) if name.startswith("intensity"))
-
-
-class Truth(NamedTuple):
-    """A movie of true cells."""
-
-    name: str
-    cells: Cells
-    parents: np.ndarray
-    """(N,) int64, see `graph.true_parents`."""
 
 
 def build(config: Config) -> "LinkTask":
@@ -54,34 +44,63 @@ class LinkTask:
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, graph, imperfect, augment, model, loss, evaluation, linking.
+          config: reads seed, data, graph, features, labels, imperfect, augment, model, loss, evaluation, inference,
+            linking.
+
+        Raises:
+          InputError: parts of it do not go together.
         """
         self.config = config
         data = config.data
         self.ndim = data.ndim
-        self.graph = GraphSpec(**config.graph.to_dict())
+        features = config.features
+        self.graph = GraphSpec(
+            learned.candidates_of(**config.graph.to_dict()),
+            feature_sets.node_set(features.nodes),
+            feature_sets.edge_columns(features.edges),
+        )
+        self.max_gap = self.graph.candidates.max_gap
+        self.labels = LabelSpec(**config.labels.to_dict())
+        self.augmentation = AugmentSpec(**config.augment.to_dict())
+        self.imperfect = ImperfectSpec(**config.imperfect.to_dict(), max_gap=self.max_gap)
         buckets = tuple(windows.Bucket(*map(int, bucket)) for bucket in data.buckets)
-        self.windows = WindowSpec(data.window, data.stride, buckets)
-        self.imperfect = ImperfectSpec(**config.imperfect.to_dict(), max_gap=self.graph.max_gap)
-        if data.window <= self.graph.max_gap + 1 or data.stride > data.window - self.graph.max_gap - 1:
+        minmax = self.graph.nodes.in_voxels
+        self.windows = WindowSpec(data.window, 1, buckets, minmax)
+        whole = config.inference.window == 0
+        length, stride = (
+            (sys.maxsize // 2, 1) if whole else (config.inference.window, config.inference.stride)
+        )
+        self.linked_windows = WindowSpec(length, stride, buckets, minmax)
+        self.choose = choose.chooser(**config.linking.to_dict())
+        self._edge_loss = link_losses.edge_loss(config.loss.name)
+        self._refuse_short_windows()
+        if self.ndim not in self.graph.nodes.planes:
             raise InputError(
-                f"data.window {data.window} and data.stride {data.stride} leave edges over {self.graph.max_gap} frames "
-                "in no window: make the stride at most window - graph.max_gap - 1"
+                f"features.nodes {features.nodes!r} are of other movies than {self.ndim}D (config.data.ndim): choose "
+                "another set"
             )
         self._forward = jax.jit(self._predict, static_argnums=0)
+
+    def _refuse_short_windows(self) -> None:
+        data, inference, reach = self.config.data, self.config.inference, self.max_gap + 1
+        if data.window <= reach:
+            raise InputError(
+                f"data.window {data.window} holds no edge over {self.max_gap} frames: make it longer than "
+                f"graph.max_gap + 1, {reach}"
+            )
+        if inference.window and not 1 <= inference.stride <= inference.window - reach:
+            raise InputError(
+                f"inference.window {inference.window} and inference.stride {inference.stride} leave edges over "
+                f"{self.max_gap} frames in no window: make the stride at most window - graph.max_gap - 1"
+            )
 
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, called as `module(graph, key, train=)` on one padded window."""
         settings = self.config.model.to_dict()
         if settings.get("dtype") == "auto":
             settings["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        return models.build(
-            settings.pop("name"),
-            rngs,
-            node_features=len(handmade.PHYSICAL),
-            edge_features=len(graph.EDGE_FEATURES),
-            **settings,
-        )
+        sizes = {"node_features": len(self.graph.nodes.columns), "edge_features": len(self.graph.edges)}
+        return models.build(settings.pop("name"), rngs, **sizes, **settings)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the global batch in the largest bucket."""
@@ -100,21 +119,23 @@ class LinkTask:
             "receivers": jax.ShapeDtypeStruct(of_edges, int32),
             "node_mask": jax.ShapeDtypeStruct(of_nodes, jnp.bool_),
             "edge_mask": jax.ShapeDtypeStruct(of_edges, jnp.bool_),
-            "node/features": jax.ShapeDtypeStruct((*of_nodes, len(handmade.PHYSICAL)), float32),
+            "node/features": jax.ShapeDtypeStruct((*of_nodes, len(self.graph.nodes.columns)), float32),
             "node/events": jax.ShapeDtypeStruct((*of_nodes, len(EVENTS)), float32),
             "node/weights": jax.ShapeDtypeStruct((*of_nodes, len(EVENTS)), float32),
-            "edge/features": jax.ShapeDtypeStruct((*of_edges, len(graph.EDGE_FEATURES)), float32),
+            "edge/features": jax.ShapeDtypeStruct((*of_edges, len(self.graph.edges)), float32),
             "edge/label": jax.ShapeDtypeStruct(of_edges, float32),
             "sample": jax.ShapeDtypeStruct((batch,), jnp.uint32),
         }
 
     def train_data(self, process: tuple[int, int]) -> grain.MapDataset:
         """Returns the batches of one process: windows of one bucket, drawn in proportion to how many fill it."""
-        place, count = process
+        _, count = process
         batch = self.config.data.batch_size
         if batch % count:
             raise InputError(f"a batch of {batch} does not divide among {count} processes: change batch_size")
-        reader = _Reader(self._training_windows, self.windows.buckets, batch, place, count, self.config.seed)
+        reader = link_windows.Reader(
+            self._training_windows, self.windows.buckets, batch, process, self.config.seed
+        )
         return grain.MapDataset.source(pipeline.Indices()).map(reader.read)
 
     def loss(
@@ -126,35 +147,23 @@ class LinkTask:
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
         """Turns and flips windows, predicts, and compares; all on the device."""
         del step
-        batch = jax.vmap(self._augment)(batch, keys)
-        outputs, stats = _over_windows(apply, batch, keys)
-        mask = batch["edge_mask"]
-        of_edges = optax.sigmoid_binary_cross_entropy(outputs["edge"], batch["edge/label"])
-        edge = jnp.sum(of_edges * mask) / jnp.maximum(jnp.sum(batch["edge/label"]), 1)
-        logits = jnp.stack([outputs[name] for name in EVENTS], -1)
-        weights = batch["node/weights"] * batch["node_mask"][..., None]
-        of_nodes = optax.sigmoid_binary_cross_entropy(logits, batch["node/events"]) * weights
-        event = jnp.sum(of_nodes, (0, 1)) / jnp.maximum(jnp.sum(weights, (0, 1)), 1)
-        chosen = (outputs["edge"] > 0) == (batch["edge/label"] > 0.5)
-        metrics = {"edge_loss": edge, **{f"{name}_loss": event[i] for i, name in enumerate(EVENTS)}}
-        metrics["edge_accuracy"] = jnp.sum(chosen * mask) / jnp.maximum(jnp.sum(mask), 1)
-        return edge + self.config.loss.event_weight * jnp.sum(event), stats, metrics
 
-    def _augment(self, window: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-        """One of the eight symmetries of a frame, a little noise, and now and then no intensities."""
-        spec = self.config.augment
-        flips, blur, dark = jax.random.split(key, 3)
-        nodes, edges = window["node/features"], window["edge/features"]
-        mirror_y, mirror_x, swap = jax.random.bernoulli(flips, 0.5, (3,))
-        dy, dx = edges[:, _DY], edges[:, _DX]
-        dy, dx = jnp.where(mirror_y, -dy, dy), jnp.where(mirror_x, -dx, dx)
-        dy, dx = jnp.where(swap, dx, dy), jnp.where(swap, dy, dx)
-        edges = edges.at[:, _DY].set(dy).at[:, _DX].set(dx)
-        nodes = nodes + spec.noise * jax.random.normal(blur, nodes.shape)
-        lit = jax.random.bernoulli(dark, 1 - spec.dark_probability)
-        nodes = nodes.at[:, _FROM_LIGHT].multiply(lit)
-        edges = edges.at[:, _FROM_LIGHT_EDGES].multiply(lit)
-        return {**window, "node/features": nodes, "edge/features": edges}
+        def augmented(window: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+            return augment(window, key, self.augmentation, self.graph.nodes, self.graph.edges)
+
+        batch = jax.vmap(augmented)(batch, keys)
+        outputs, stats = _over_windows(apply, batch, keys)
+        mask, label = batch["edge_mask"], batch["edge/label"]
+        edge = self._edge_loss(outputs["edge"], label, mask)
+        chosen = (outputs["edge"] > 0) == (label > 0.5)
+        metrics = {"edge_loss": edge}
+        event = jnp.zeros(())
+        if self.config.loss.event_weight:
+            of_events = link_losses.event_losses(outputs, batch)
+            event = sum(of_events.values(), event)
+            metrics |= {f"{name}_loss": value for name, value in of_events.items()}
+        metrics["edge_accuracy"] = jnp.sum(chosen * mask) / jnp.maximum(jnp.sum(mask), 1)
+        return edge + self.config.loss.event_weight * event, stats, metrics
 
     @staticmethod
     def _predict(model: FunctionalModel, variables: Variables, batch: dict[str, jax.Array]) -> Any:
@@ -166,6 +175,30 @@ class LinkTask:
     def scorer(self, model: FunctionalModel, variables: Variables) -> learned.Apply:
         """Returns the compiled network; it is compiled once per bucket."""
         return lambda batch: self._forward(model, variables, batch)
+
+    def data_facts(self) -> dict[str, Any]:
+        """Returns what `fitting` compares other movies with."""
+        candidates = self.graph.candidates
+        return link_facts.facts(self._truths, candidates.radius if isinstance(candidates, Near) else None)
+
+    def fitting(self, cells: Cells, trained: Mapping[str, Any]) -> Cells:
+        """Returns the cells as the network may see them; says how they differ from those of the training.
+
+        Args:
+          cells: of a movie.
+          trained: `data_facts` of the training.
+
+        Raises:
+          InputError: the network cannot link them.
+        """
+        self._check_planes(int(cells.shape[0]), "the movie")
+        uses_light = any(
+            name.startswith("intensity") for name in (*self.graph.nodes.columns, *self.graph.edges)
+        )
+        needs_light = uses_light and self.augmentation.dark_probability == 0
+        return link_facts.fitting(
+            cells, trained, in_voxels=self.graph.nodes.in_voxels, needs_light=needs_light
+        )
 
     def link(
         self,
@@ -192,13 +225,11 @@ class LinkTask:
         if len(cells.detections.frame) == 0:
             return Links(np.zeros(0, np.int64), np.zeros(0, bool))
         whole, edges = learned.movie_graph(cells, self.graph)
-        found = learned.costs(whole, self.windows, apply, stop)
+        found = learned.costs(whole, self.linked_windows, apply, stop)
         if found is None:
             return None
         found = free_ends(found, cells.detections.frame, first=ends[0], last=ends[1])
-        settings = self.config.linking.to_dict()
-        found = found._replace(false=found.false + settings.pop("false_penalty"))
-        return ilp(cells.detections.frame, edges.source, edges.target, found, **settings)
+        return self.choose(cells, edges, found)
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
@@ -209,28 +240,23 @@ class LinkTask:
         for share in self.config.evaluation.imperfect:
             rows = []
             for truth in self._held_out:
-                cells, parents, real = self._imperfect(truth, share)
-                frames = cells.detections.frame
-                if len(frames) == 0:
-                    continue
-                found = self.link(cells, apply, (int(frames[0]), int(frames[-1])), stop)
+                judged = self._imperfect(truth, share)
+                found = self.link(judged.cells, apply, judged.ends, stop)
                 if found is None:
                     return None
-                rows.append(_agreement(found, parents, real))
+                rows.append(agreement.agreement(found.parent, found.kept, judged.parents, judged.real))
             prefix = "" if share == 0 else f"imperfect_{share:g}/"
-            total = {key: sum(row[key] for row in rows) for key in (rows[0] if rows else ())}
-            for what in ("links", "divisions", "false"):
-                scores[f"{prefix}{what}"] = _f1(
-                    *(total.get(f"{what}_{part}", 0) for part in ("hit", "missed", "wrong"))
-                )
+            scores |= {f"{prefix}{measure}": value for measure, value in agreement.f1(rows).items()}
         judged = [v for k, v in scores.items() if k.rsplit("/")[-1] == "links" and v is not None]
         scores["score"] = float(np.mean(judged)) if judged else None
         return scores
 
-    def _imperfect(self, truth: Truth, share: float) -> tuple[Cells, np.ndarray, np.ndarray]:
-        """Drops so many cells, and adds as many false ones; see `degrade`."""
-        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, self.graph.max_gap)
-        return degrade(truth.cells, truth.parents, np.random.default_rng(1), spec)
+    def _imperfect(self, truth: Truth, share: float) -> Truth:
+        """Drops so many cells, and adds as many false ones."""
+        # Not the gap of this linker's own graph: all linkers are judged by the same links.
+        gap = self.config.evaluation.max_gap
+        spec = ImperfectSpec(share, share, 0.0, 0.0, 0.0, 0.0, gap)
+        return link_truth.imperfect(truth, np.random.default_rng(1), spec)
 
     @functools.cached_property
     def _truths(self) -> list[Truth]:
@@ -239,7 +265,7 @@ class LinkTask:
         sequences = store.open_store(self.config.data.store)
         for sequence in sequences:
             self._check_planes(sequence.shape[2], sequence.name)
-        return [_read_truth(sequence) for sequence in sequences]
+        return [link_truth.read(sequence) for sequence in sequences]
 
     def _check_planes(self, planes: int, what: str) -> None:
         # A movie without a frame has no planes.
@@ -249,36 +275,44 @@ class LinkTask:
                 "trained on such movies"
             )
 
-    @property
-    def _held_out(self) -> list[Truth]:
-        return [_frames_of(truth, *self._split(truth)[1]) for truth in self._truths]
+    @functools.cached_property
+    def _parts(self) -> list[Parts]:
+        """What each movie is used for; says which ones are too short to be judged."""
+        share, least = self.config.evaluation.holdout, self.windows.length
+        parts = [link_truth.divide(truth.ends, share, least) for truth in self._truths]
+        short = [truth.name for truth, of in zip(self._truths, parts, strict=True) if of.held_out is None]
+        if len(short) == len(parts):
+            raise InputError(
+                f"no movie of {self.config.data.store} has the {least + 2} frames that it takes to hold out a window of "
+                f"{least} (config.data.window): prepare longer movies, or make the window shorter"
+            )
+        if short:
+            print(f"note: too short to be judged, trained on as a whole: {', '.join(short)}", flush=True)
+        return parts
 
-    def _split(self, truth: Truth) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First and last frame to train on, and to judge with: the last part of each movie."""
-        frame = truth.cells.detections.frame
-        begin, end = int(frame[0]), int(frame[-1])
-        held = max(self.windows.length, math.ceil(self.config.evaluation.holdout * (end - begin + 1)))
-        border = max(begin, end - held)
-        return (begin, border), (border + 1 if border > begin else begin, end)
+    @functools.cached_property
+    def _held_out(self) -> list[Truth]:
+        pairs = zip(self._truths, self._parts, strict=True)
+        return [link_truth.part(truth, parts.held_out) for truth, parts in pairs if parts.held_out]
 
     @functools.cached_property
     def _training_windows(self) -> list[windows.Graph]:
         """Windows of the movies as annotated, and of imperfect copies of them."""
+        movies = list(zip(self._truths, self._parts, strict=True))
         jobs = [
-            (truth, place, copy)
-            for place, truth in enumerate(self._truths)
+            (truth, parts, place, copy)
+            for place, (truth, parts) in enumerate(movies)
             for copy in range(1 + self.config.data.imperfect_copies)
         ]
         found = [window for part in threads.mapped(self._cut, jobs) for window in part]
-        if not found:
+        if not any(window.edges["label"].any() for window in found):
             raise InputError(
                 f"{self.config.data.store} has no links to learn from: prepare movies with tracks"
             )
         return found
 
-    def _cut(self, job: tuple[Truth, int, int]) -> list[windows.Graph]:
-        truth, place, copy = job
-        cells, parents, real = truth.cells, truth.parents, np.ones(len(truth.parents), bool)
+    def _cut(self, job: tuple[Truth, Parts, int, int]) -> list[windows.Graph]:
+        truth, parts, place, copy = job
         if copy:
             rng = np.random.default_rng((self.config.seed, place, copy))
             # From copies without faults to some with twice as many: a network sees in its window how many there are.
@@ -286,67 +320,10 @@ class LinkTask:
             rates = {
                 name: times * getattr(self.imperfect, name) for name in ("drop", "false", "split", "merge")
             }
-            cells, parents, real = degrade(cells, parents, rng, self.imperfect._replace(**rates))
-        (first, last), _ = self._split(truth)
-        cells, parents, real = _part(cells, parents, real, first, last)
-        if len(parents) == 0:
-            return []
-        whole, edges = learned.movie_graph(cells, self.graph)
-        nodes = {**whole.nodes, "real": real}
-        labels = graph.edge_labels(edges, parents).astype(np.float32)
-        whole = whole._replace(nodes=nodes, edges={**whole.edges, "label": labels})
-        cuts = windows.windows(whole.frame, self.windows.length, 1)
-        return [self._learnable(windows.cut(whole, window), window) for window in cuts]
-
-    def _learnable(self, part: windows.Graph, window: tuple[int, int]) -> windows.Graph:
-        """Adds to a window what its nodes are, as far as the window shows it."""
-        learned.fitting(part.size, self.windows.buckets, window)
-        label = part.edges["label"] > 0.5
-        count = part.size[0]
-        children = np.bincount(part.source[label], minlength=count)
-        followed = np.bincount(part.target[label], minlength=count) > 0
-        real = part.nodes["real"]
-        events = np.stack([children > 1, ~followed & real, (children == 0) & real, ~real], 1)
-        # Whoever comes or goes within reach of the window's ends may have been, or be, beyond them.
-        reach = self.graph.max_gap + 1
-        begins = (part.frame >= window[0] + reach) | followed | ~real
-        ends = (part.frame <= window[1] - reach) | (children > 0) | ~real
-        weights = np.stack([ends, begins, ends, np.ones(count, bool)], 1)
-        nodes = {
-            "features": part.nodes["features"],
-            "events": events.astype(np.float32),
-            "weights": weights.astype(np.float32),
-        }
-        return part._replace(nodes=nodes)
-
-
-class _Reader:
-    """Turns batch numbers into batches; batch i of all processes together is a function of i alone."""
-
-    def __init__(
-        self,
-        graphs: Sequence[windows.Graph],
-        buckets: Sequence[windows.Bucket],
-        batch: int,
-        place: int,
-        count: int,
-        seed: int,
-    ):
-        self.graphs, self.batch, self.place, self.count, self.seed = graphs, batch, place, count, seed
-        fits = [buckets.index(windows.bucket_of(graph.size, buckets)) for graph in graphs]
-        self.members = {bucket: np.flatnonzero(np.array(fits) == i) for i, bucket in enumerate(buckets)}
-        self.buckets = list(buckets)
-        sizes = np.array([len(self.members[bucket]) for bucket in buckets], float)
-        self.chance = sizes / sizes.sum()
-
-    def read(self, number: int | np.int64) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng((self.seed, int(number)))
-        bucket = self.buckets[rng.choice(len(self.buckets), p=self.chance)]
-        chosen = rng.choice(self.members[bucket], self.batch)
-        samples = np.arange(self.batch) + int(number) * self.batch
-        own = slice(self.place, None, self.count)
-        arrays = learned.batch_arrays([self.graphs[i] for i in chosen[own]], bucket)
-        return {**arrays, "sample": (samples[own] % 2**32).astype(np.uint32)}
+            truth = link_truth.imperfect(truth, rng, self.imperfect._replace(**rates))
+        return link_windows.labelled(
+            link_truth.part(truth, parts.training), self.graph, self.labels, self.windows
+        )
 
 
 def _over_windows(apply: Callable[..., Any], batch: dict[str, jax.Array], keys: jax.Array | None) -> Any:
@@ -359,74 +336,3 @@ def _over_windows(apply: Callable[..., Any], batch: dict[str, jax.Array], keys: 
 
     needed = {key: batch[key] for key in ("node/features", "edge/features", "senders", "receivers")}
     return jax.vmap(one, in_axes=(0, None if keys is None else 0))(needed, keys)
-
-
-def _read_truth(sequence: store.StoredSequence) -> Truth:
-    """Measures the tracked cells of a movie.
-
-    Raises:
-      InputError: it has no tracks.
-    """
-    if sequence.lineage is None or "markers" not in sequence.labels:
-        raise InputError(
-            f"{sequence.name} has no tracks: a tracker learns from TRA markers and man_track.txt"
-        )
-    frames = np.flatnonzero(sequence.labelled["markers"])
-    flat = sequence.shape[2] == 1
-
-    def read(t: int) -> tuple[int, np.ndarray, np.ndarray | None]:
-        labels = np.asarray(sequence.labels["markers"][t, 0].read().result())
-        image = np.asarray(sequence.image[t, 0].read().result()) if sequence.has_images else None
-        if flat:
-            labels, image = labels[0], None if image is None else image[0]
-        return int(sequence.frames[t]), labels, image
-
-    cells = measure_cells(
-        threads.mapped(read, frames.tolist(), threads.cores()), np.asarray(sequence.spacing_um)
-    )
-    parents = graph.true_parents(cells.detections, cells.detections.label, sequence.lineage)
-    return Truth(sequence.name, cells, parents)
-
-
-def _frames_of(truth: Truth, first: int, last: int) -> Truth:
-    cells, parents, _ = _part(truth.cells, truth.parents, truth.parents >= 0, first, last)
-    return Truth(truth.name, cells, parents)
-
-
-def _part(
-    cells: Cells, parents: np.ndarray, real: np.ndarray, first: int, last: int
-) -> tuple[Cells, np.ndarray, np.ndarray]:
-    """The detections of some frames; predecessors before them are none."""
-    begin, end = np.searchsorted(cells.detections.frame, (first, last + 1))
-    inside = np.arange(begin, end)
-    moved = parents[inside] - begin
-    return select(cells, inside), np.where(moved < 0, -1, moved), real[inside]
-
-
-def _agreement(found: Links, parents: np.ndarray, real: np.ndarray) -> dict[str, int]:
-    """Counts right, missed and wrong links, divisions and rejections."""
-    linked, true = found.parent >= 0, parents >= 0
-    hit = int((linked & (found.parent == parents)).sum())
-    row = {"links_hit": hit, "links_missed": int(true.sum()) - hit, "links_wrong": int(linked.sum()) - hit}
-    ours, theirs = (_mothers(each) for each in (found.parent, parents))
-    right = len(ours & theirs)
-    row |= {
-        "divisions_hit": right,
-        "divisions_missed": len(theirs) - right,
-        "divisions_wrong": len(ours) - right,
-    }
-    rejected = int((~found.kept & ~real).sum())
-    row |= {"false_hit": rejected, "false_missed": int((~real).sum()) - rejected}
-    return row | {"false_wrong": int((~found.kept).sum()) - rejected}
-
-
-def _mothers(parents: np.ndarray) -> set[tuple[int, ...]]:
-    """Each division as (mother, daughter, daughter)."""
-    daughters: dict[int, list[int]] = {}
-    for child in np.flatnonzero(parents >= 0).tolist():
-        daughters.setdefault(int(parents[child]), []).append(child)
-    return {(mother, *children) for mother, children in daughters.items() if len(children) > 1}
-
-
-def _f1(hit: int, missed: int, wrong: int) -> float | None:
-    return 2 * hit / (2 * hit + missed + wrong) if hit + missed + wrong else None

@@ -158,6 +158,14 @@ def true_parents(detections: Detections, track: np.ndarray, lineage: Lineage) ->
     return parents
 
 
+def with_links(edges: Candidates, more: Candidates) -> Candidates:
+    """Returns the candidates of both, each once."""
+    pairs = np.unique(
+        np.stack([np.concatenate(pair) for pair in zip(more, edges, strict=True)])[::-1], axis=1
+    )
+    return Candidates(source=pairs[1], target=pairs[0])
+
+
 def edge_labels(edges: Candidates, parents: np.ndarray) -> np.ndarray:
     """Returns (E,) bool, whether an edge is a true link, divisions included; parents (N,) as `true_parents` gives."""
     return parents[edges.target] == edges.source

@@ -11,6 +11,7 @@ import numpy as np
 from celltrack_jax.errors import InputError
 from celltrack_jax.tracking import graph, handmade, links, windows
 from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.feature_sets import NodeSet
 from celltrack_jax.tracking.scored_links import Costs
 
 EVENTS = ("divide", "appear", "disappear", "false")
@@ -19,8 +20,8 @@ Apply = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 """The network: a batch of `batch_arrays` -> "edge" (B, C) and one (B, A) per event, logits."""
 
 
-class GraphSpec(NamedTuple):
-    """Which detections are joined by an edge."""
+class Near(NamedTuple):
+    """The nearest detections are candidates; see `graph.candidates`."""
 
     radius: float
     """Farthest step of a cell between neighbouring frames, in cell diameters."""
@@ -28,6 +29,45 @@ class GraphSpec(NamedTuple):
     """Frames in which a cell may be missed."""
     max_neighbours: int
     """Sources of one target in one frame, at most."""
+
+    def edges(self, cells: Cells, diameter_um: float) -> graph.Candidates:
+        """Returns the candidates of a movie."""
+        return graph.candidates(
+            cells.detections,
+            radius_um=self.radius * diameter_um,
+            max_gap=self.max_gap,
+            max_neighbours=self.max_neighbours,
+        )
+
+
+class Box(NamedTuple):
+    """All detections in a box of the next frame are candidates; see `graph.candidates_box`."""
+
+    scale: float
+    """Half the box's sides, in extents."""
+    extent: tuple[int, ...]
+    """z y x in voxels; empty takes the largest bounding box of the movie."""
+
+    @property
+    def max_gap(self) -> int:
+        """Frames in which a cell may be missed."""
+        return 0
+
+    def edges(self, cells: Cells, diameter_um: float) -> graph.Candidates:
+        """Returns the candidates of a movie."""
+        del diameter_um
+        extent = np.array(self.extent) if self.extent else None
+        return graph.candidates_box(cells, extent=extent, scale=self.scale)
+
+
+class GraphSpec(NamedTuple):
+    """How a movie becomes a graph."""
+
+    candidates: Near | Box
+    nodes: NodeSet
+    """Features of detections."""
+    edges: tuple[str, ...]
+    """Features of candidates, `graph.EDGE_FEATURES` or none."""
 
 
 class WindowSpec(NamedTuple):
@@ -39,30 +79,63 @@ class WindowSpec(NamedTuple):
     """Frames from window to window."""
     buckets: tuple[windows.Bucket, ...]
     """Sizes that windows are padded to, ascending."""
+    minmax: bool = False
+    """Whether the features of a window's nodes are scaled to [0, 1]."""
+
+    def cut(self, whole: windows.Graph, ends: tuple[int, int]) -> windows.Graph:
+        """Returns the window of (first, last) frames of a movie."""
+        part = windows.cut(whole, ends)
+        if not self.minmax:
+            return part
+        return part._replace(nodes={**part.nodes, "features": handmade.minmax(part.nodes["features"])})
+
+
+def candidates_of(name: str, **settings: Any) -> Near | Box:
+    """Returns how candidates are found.
+
+    Args:
+      name: "near" or "box".
+      settings: the fields of `Near` or `Box`, all of them.
+
+    Raises:
+      InputError: there is no such way, or it takes other settings.
+    """
+    kinds: dict[str, Any] = {"near": Near, "box": Box}
+    if name not in kinds:
+        raise InputError(f"graph.name {name!r} is none of {', '.join(kinds)}")
+    if set(settings) != set(kinds[name]._fields):
+        raise InputError(
+            f"config.graph has {', '.join(sorted(settings))} beside its name; {name} takes "
+            f"{', '.join(kinds[name]._fields)}"
+        )
+    if len(settings.get("extent", ())) not in (0, 3):
+        raise InputError(
+            f"graph.extent {settings['extent']} is not z, y, x: give three numbers of voxels, or none"
+        )
+    return kinds[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})
 
 
 def movie_graph(
-    cells: Cells, spec: GraphSpec, diameter_um: float | None = None
+    cells: Cells, spec: GraphSpec, also: graph.Candidates | None = None
 ) -> tuple[windows.Graph, graph.Candidates]:
     """Makes the graph of a movie, once.
 
     Args:
       cells: of the movie.
-      spec: which are joined.
-      diameter_um: of a typical cell; None measures it (`links.typical_diameter`).
+      spec: which are joined, and what is told about them.
+      also: further candidates.
 
     Returns:
-      A graph whose nodes and edges have "features", `handmade.PHYSICAL` and `graph.EDGE_FEATURES`; and its edges.
+      A graph whose nodes and edges have "features"; and its edges.
     """
-    diameter = links.typical_diameter(cells.detections) if diameter_um is None else diameter_um
-    edges = graph.candidates(
-        cells.detections,
-        radius_um=spec.radius * diameter,
-        max_gap=spec.max_gap,
-        max_neighbours=spec.max_neighbours,
-    )
-    nodes = {"features": handmade.physical(cells, diameter)}
-    described = {"features": graph.edge_features(cells, edges, diameter)}
+    diameter = links.typical_diameter(cells.detections)
+    edges = spec.candidates.edges(cells, diameter)
+    if also is not None:
+        edges = graph.with_links(edges, also)
+    nodes = {"features": spec.nodes.make(cells, diameter)}
+    described = {"features": np.zeros((len(edges.source), 0), np.float32)}
+    if spec.edges:
+        described = {"features": graph.edge_features(cells, edges, diameter)}
     return windows.Graph(cells.detections.frame, edges.source, edges.target, nodes, described), edges
 
 
@@ -102,16 +175,17 @@ def costs(
       stop: polled before each window.
 
     Returns:
-      Negative logits: what `ilp` takes. None when told to stop.
+      Negative logits: what `ilp` takes. Of a network that judges links alone, events cost nothing, and no detection
+      is false. None when told to stop.
     """
     nodes, edges = whole.size
-    sums = {"edge": np.zeros(edges), **{name: np.zeros(nodes) for name in EVENTS}}
+    sums = {"edge": np.zeros(edges)}
     times = {"edge": np.zeros(edges), "node": np.zeros(nodes)}
     # An edge over a gap lies in a window only if both of its ends do.
     for window in windows.windows(whole.frame, spec.length, spec.stride):
         if stop():
             return None
-        part = windows.cut(whole, window)
+        part = spec.cut(whole, window)
         arrays = batch_arrays([part], _roomy(part.size, spec.buckets))
         found = apply(arrays)
         here = np.searchsorted(whole.frame, window[0]) + np.arange(part.size[0])
@@ -119,10 +193,13 @@ def costs(
         inside = np.flatnonzero(whole.source[first:last] >= here[0]) + first
         sums["edge"][inside] += np.asarray(found["edge"][0][: part.size[1]], np.float64)
         times["edge"][inside] += 1
-        for name in EVENTS:
-            sums[name][here] += np.asarray(found[name][0][: part.size[0]], np.float64)
+        for name in EVENTS if "false" in found else ():
+            sums.setdefault(name, np.zeros(nodes))[here] += np.asarray(
+                found[name][0][: part.size[0]], np.float64
+            )
         times["node"][here] += 1
-    mean = {name: -sums[name] / times["node"] for name in EVENTS}
+    mean = {name: np.full(nodes, np.inf if name == "false" else 0.0) for name in EVENTS}
+    mean |= {name: -values / times["node"] for name, values in sums.items() if name != "edge"}
     edge = np.where(times["edge"] > 0, -sums["edge"] / np.maximum(times["edge"], 1), np.inf)
     return Costs(edge=edge, **mean)
 

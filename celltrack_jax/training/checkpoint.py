@@ -20,6 +20,7 @@ from celltrack_jax.training import progress
 from celltrack_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
+FACTS_FILE = "training_data.json"
 _BEST, _LATEST = "best", "latest"
 _KEPT = "then run the same command to continue from the last good checkpoint"
 _MAY_CHANGE = (
@@ -171,6 +172,31 @@ def save_config(workdir: Path, config: Config) -> None:
         old = json.loads(load_config(workdir).to_json_best_effort())
         _refuse_other_run(workdir, old, new)
     files.replace_text(path, _as_text(config), "or choose another --workdir")
+
+
+def save_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Writes `training_data.json`: what the data of a run are like.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    text = json.dumps(dict(facts), indent=2, sort_keys=True) + "\n"
+    files.replace_text(workdir / FACTS_FILE, text, "or choose another --workdir")
+
+
+def load_facts(workdir: Path) -> dict[str, Any] | None:
+    """Reads `training_data.json`; None where there is none.
+
+    Raises:
+      InputError: it is not JSON.
+    """
+    path = workdir / FACTS_FILE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}): train again into a new --workdir") from error
 
 
 def check_shared(workdir: Path, config: Config) -> None:

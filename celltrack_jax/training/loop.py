@@ -18,10 +18,10 @@ from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.tasks import BucketedTask, Task
+from celltrack_jax.tasks import BucketedTask, DescribedTask, Task
 from celltrack_jax.training import cost, memory, peers
 from celltrack_jax.training import mesh as meshes
-from celltrack_jax.training.checkpoint import Checkpoints, check_shared, save_config
+from celltrack_jax.training.checkpoint import Checkpoints, check_shared, save_config, save_facts
 from celltrack_jax.training.input_watch import WORTH_SAYING, InputWatch
 from celltrack_jax.training.optimizer import learning_rate, make_optimizer
 from celltrack_jax.training.preemption import Preemption
@@ -47,7 +47,7 @@ def train(
     Args:
       task: what is learned and how it is judged.
       config: the experiment; the loop reads seed, ema_decay, optimizer, train, mesh, data.{batch_size,threads,prefetch}.
-      workdir: gets config.json, checkpoints/, metrics.jsonl and TensorBoard events.
+      workdir: gets config.json, training_data.json, checkpoints/, metrics.jsonl and TensorBoard events.
       devices: what to train on; all of them by default.
       profile: first and last step of a trace that is written to `<workdir>/profile`.
 
@@ -69,6 +69,8 @@ def train(
         if jax.process_index() == 0:
             stack.enter_context(files.locked(workdir, "launch.train"))
             save_config(workdir, config)
+            if isinstance(task, DescribedTask):
+                save_facts(workdir, task.data_facts())
         peers.barrier("work folder", _START_S)
         check_shared(workdir, config)
         checkpoints = Checkpoints(workdir, config.train.best_metric, config.train.keep_latest)

@@ -1,4 +1,4 @@
-"""The optimizer of a config: AdamW with a warm-up cosine, clipping, and (regex, value) rules."""
+"""The optimizer of a config: Adam or AdamW with a warm-up cosine, clipping, and (regex, value) rules."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import optax
 
 from celltrack_jax.config import Config
+from celltrack_jax.errors import InputError
 from celltrack_jax.training import rules
 
 
@@ -31,13 +32,19 @@ def make_optimizer(config: Config, steps: int, params: Any) -> optax.GradientTra
     Args:
       config: with learning_rate, warmup_steps, final_fraction, b1, b2, clip_norm (global gradient norm),
         weight_decay_rules and learning_rate_rules: [(regex, value)], first match wins; a learning-rate factor of 0
-        freezes.
+        freezes. decay is "decoupled" (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101), or "in_gradient", which
+        passes through the moments as PyTorch's Adam has it.
       steps: of the whole run.
       params: a pytree of the parameters' shapes.
 
     Returns:
       An optax transformation.
+
+    Raises:
+      InputError: there is no such decay.
     """
+    if config.decay not in ("decoupled", "in_gradient"):
+        raise InputError(f"optimizer.decay {config.decay!r} is neither decoupled nor in_gradient")
     decay = rules.match(config.weight_decay_rules, params)
     factor = rules.match(config.learning_rate_rules, params)
 
@@ -47,10 +54,10 @@ def make_optimizer(config: Config, steps: int, params: Any) -> optax.GradientTra
     def scale(updates: Any) -> Any:
         return jax.tree.map(lambda update, by: update * by, updates, factor)
 
+    moments = [optax.scale_by_adam(b1=config.b1, b2=config.b2), optax.stateless(add_decay)]
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.stateless(add_decay),
+        *(moments if config.decay == "decoupled" else reversed(moments)),
         optax.stateless(lambda updates, params: scale(updates)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )

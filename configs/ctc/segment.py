@@ -177,6 +177,7 @@ def _base(ndim: int) -> ConfigDict:
             "b2": 0.999,
             "clip_norm": 1.0,
             "weight_decay_rules": (("kernel", 1e-4), (".*", 0.0)),
+            "decay": "decoupled",
             "learning_rate_rules": ((".*", 1.0),),
         }
     )

@@ -84,7 +84,7 @@ def jax_step(name: str, graph: Any, links: Any) -> tuple[Callable[[], float], fl
     from celltrack_jax import models
     from celltrack_jax.models.functional import FunctionalModel, Variables
 
-    faithful = dict(features=FEATURES, embedding=EMBEDDING)
+    faithful = dict(node_features=FEATURES, embedding=EMBEDDING)
     default = dict(
         node_features=FEATURES,
         edge_features=EDGE_FEATURES,

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from celltrack_jax import tasks
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training.checkpoint import Checkpoints, save_config
+from celltrack_jax.training.checkpoint import Checkpoints, save_config, save_facts
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import init_state
 from configs.ctc import segment
@@ -35,6 +35,7 @@ def save_untrained(workdir: Path, config: ConfigDict, seed: int = 0) -> None:
     shapes = jax.eval_shape(model.init, jax.random.key(0)).params
     optimizer = make_optimizer(config.optimizer, config.train.steps, shapes)
     save_config(workdir, config)
+    save_facts(workdir, {"movies": []})
     checkpoints = Checkpoints(workdir, config.train.best_metric, config.train.keep_latest)
     # Jitted: made one operation at a time, the state of the 3D network takes ten times as long.
     state = jax.jit(lambda key: init_state(model, optimizer, key))(jax.random.key(seed))

@@ -21,7 +21,7 @@ FEATURES, EMBEDDING = 5, 7
 
 @functools.cache
 def _model(block=0, embedding=EMBEDDING):
-    settings = dict(features=FEATURES, embedding=embedding, block=block)
+    settings = dict(node_features=FEATURES, embedding=embedding, block=block)
     return FunctionalModel(lambda rngs: models.build("ben_haim2022", rngs, **settings))
 
 
@@ -45,7 +45,7 @@ def _graph(nodes, edges, embedding=EMBEDDING, seed=0) -> Any:
 
 @pytest.mark.parametrize(("features", "count"), [(13, 249_319), (16, 249_895), (6, 247_975)])
 def test_it_has_the_parameters_of_the_original(features, count):
-    model = nnx.eval_shape(lambda: ben_haim2022.build(nnx.Rngs(0), features=features))
+    model = nnx.eval_shape(lambda: ben_haim2022.build(nnx.Rngs(0), node_features=features))
     assert sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
 
 
@@ -127,7 +127,7 @@ def test_it_equals_a_plain_network_that_concatenates(embedding, double, atol):
 def test_the_convolution_equals_its_formula_at_each_node():
     graph = _graph(6, 14)
     s, t = graph.senders, graph.receivers
-    module = ben_haim2022.build(nnx.Rngs(3), features=FEATURES).layers[2]
+    module = ben_haim2022.build(nnx.Rngs(3), node_features=FEATURES).layers[2]
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     rng = np.random.default_rng(0)
     h, e = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 32), (14, 64)))
@@ -180,7 +180,7 @@ def test_dropout_needs_a_key_and_only_training_has_it():
 
 def test_unknown_settings_are_refused():
     with pytest.raises(InputError, match="layers"):
-        models.build("ben_haim2022", nnx.Rngs(0), features=3, layers=2)
+        models.build("ben_haim2022", nnx.Rngs(0), node_features=3, layers=2)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is the oracle of this test")
@@ -188,7 +188,7 @@ def test_logits_equal_pytorch_s():
     from launch.benches import gnn
 
     graph = random_graph(6, 14, features=13, embedding=128)
-    model = FunctionalModel(lambda rngs: models.build("ben_haim2022", rngs, features=13))
+    model = FunctionalModel(lambda rngs: models.build("ben_haim2022", rngs, node_features=13))
     variables = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
     twin = gnn.torch_twin(13).eval()
     gnn.copy_weights(variables.params, twin)

@@ -56,7 +56,7 @@ def test_right_answers_cost_nothing_and_wrong_ones_much(task, sign, low, high):
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_the_links_of_perfect_logits_are_the_true_ones(task, share):
     (truth,) = task._truths
-    cells, parents, real = task._imperfect(truth, share)
+    _, cells, parents, real, ends = task._imperfect(truth, share)
     whole, edges = learned.movie_graph(cells, task.graph)
     label = graph.edge_labels(edges, parents)
     assert graph.reachable(edges, parents) > 0.95
@@ -80,7 +80,6 @@ def test_the_links_of_perfect_logits_are_the_true_ones(task, share):
             found[name] = np.array([20.0 * answer[i] - 10 if i is not None else 0 for i in at])[None]
         return found
 
-    ends = int(cells.detections.frame[0]), int(cells.detections.frame[-1])
     links = task.link(cells, apply, ends)
     reachable = np.zeros(len(parents), bool)
     reachable[edges.target[label]] = True
@@ -126,7 +125,7 @@ def test_errors_name_the_cure(task):
     config = link.get_config("tiny")
     with pytest.raises(InputError, match=r"give --config.data.store"):
         tasks.build(config).train_data((0, 1))
-    config.data.stride = 4
+    config.inference.stride = 4
     with pytest.raises(InputError, match=r"make the stride at most window - graph.max_gap - 1"):
         tasks.build(config)
     config = link.get_config("tiny")

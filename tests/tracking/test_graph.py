@@ -19,6 +19,7 @@ from celltrack_jax.tracking.graph import (
     edge_labels,
     reachable,
     true_parents,
+    with_links,
 )
 from celltrack_jax.tracking.handmade import voxel_centroids
 
@@ -233,3 +234,14 @@ def test_true_links_of_real_markers_are_within_reach(real_data):
     edges = candidates(found, radius_um=radius, max_gap=1, max_neighbours=6)
     assert reachable(edges, parents) > 0.998
     assert len(edges.source) < 20 * len(found.frame)
+
+
+@settings(max_examples=30)
+@given(*[st.sets(st.tuples(st.integers(0, 5), st.integers(6, 9)))] * 2)
+def test_candidates_of_both_come_once_and_in_order(ours, theirs):
+    first, second = (
+        graph.Candidates(*np.array(sorted(pairs), np.int64).reshape(-1, 2).T) for pairs in (ours, theirs)
+    )
+    both = with_links(first, second)
+    found = list(zip(both.target.tolist(), both.source.tolist(), strict=True))
+    assert found == sorted((target, source) for source, target in ours | theirs)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.tracking import learned
+from celltrack_jax.tracking import feature_sets, learned
+from celltrack_jax.tracking.cells import measure_cells
 from celltrack_jax.tracking.learned import EVENTS, WindowSpec
 from celltrack_jax.tracking.windows import Bucket, Graph
 
@@ -93,3 +94,54 @@ def test_detections_are_in_no_window_where_there_are_none():
     found = learned.costs(nothing, WindowSpec(5, 2, (Bucket(8, 8),)), lambda batch: {})
     assert found is not None
     assert all(len(column) == 0 for column in found)
+
+
+def test_a_network_of_links_alone_makes_events_free_and_no_detection_false(whole):
+    found = learned.costs(
+        whole, WindowSpec(5, 2, (Bucket(64, 512),)), lambda batch: {"edge": batch["edge/features"]}
+    )
+    assert found is not None
+    np.testing.assert_allclose(found.edge, -(np.arange(len(whole.source)) + 0.5))
+    for name in ("appear", "disappear", "divide"):
+        np.testing.assert_array_equal(getattr(found, name), 0)
+    assert np.isposinf(found.false).all()
+
+
+@pytest.mark.parametrize("minmax", [False, True])
+def test_a_window_is_scaled_by_itself_and_only_if_told(whole, minmax):
+    part = WindowSpec(5, 2, (), minmax).cut(whole, (4, 8))
+    inside = (whole.frame >= 4) & (whole.frame <= 8)
+    expected = whole.nodes["features"][inside]
+    if minmax:
+        expected = (expected - expected.min()) / (expected.max() - expected.min())
+    np.testing.assert_allclose(part.nodes["features"], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "all"}, "graph.name 'all' is none of near, box"),
+        ({"name": "box", "scale": 2.0}, "has scale beside its name; box takes scale, extent"),
+        ({"name": "box", "scale": 2.0, "extent": [64, 64]}, "is not z, y, x: give three numbers of voxels"),
+    ],
+)
+def test_other_ways_to_find_candidates_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        learned.candidates_of(**settings)
+
+
+def test_other_sets_of_features_are_refused():
+    with pytest.raises(InputError, match=r"features.nodes 'mine' is none of physical, ben_haim2022_2d"):
+        feature_sets.node_set("mine")
+    with pytest.raises(InputError, match=r"features.edges 'mine' is none of physical, none"):
+        feature_sets.edge_columns("mine")
+
+
+@pytest.mark.parametrize("name", feature_sets.NODES)
+def test_sets_of_features_have_a_name_for_each_column(name):
+    labels = np.zeros((4, 9, 9), np.int32)
+    labels[1:3, 2:5, 3:8] = 1
+    nodes = feature_sets.node_set(name)
+    for planes in nodes.planes:
+        frame = (0, labels if planes == 3 else labels[1], None)
+        assert nodes.make(measure_cells([frame], np.ones(3)), 3.0).shape == (1, len(nodes.columns))

@@ -28,6 +28,7 @@ def toy_config(steps: int = 6, batch_size: int = 8, **train: object) -> Config:
                 "b2": 0.999,
                 "clip_norm": 1.0,
                 "weight_decay_rules": (("kernel", 1e-3), (".*", 0.0)),
+                "decay": "decoupled",
                 "learning_rate_rules": ((".*", 1.0),),
             },
             "train": {
