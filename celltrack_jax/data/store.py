@@ -83,6 +83,27 @@ def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> list[Stor
     ]
 
 
+def read_frame(sequence: StoredSequence, kind: str, t: int) -> tuple[int, np.ndarray, np.ndarray | None]:
+    """Reads what `tracking.cells.measure_cells` takes of a frame.
+
+    Args:
+      sequence: of the store.
+      kind: of labels.
+      t: index of the frame.
+
+    Returns:
+      The frame's number, its labels (Y, X) or (Z, Y, X), and the image's first channel likewise, None where the movie
+      has no images.
+    """
+    # Both reads run at once.
+    read = [sequence.labels[kind][t, 0].read()]
+    read += [sequence.image[t, 0].read()] if sequence.has_images else []
+    labels, *image = (np.asarray(one.result()) for one in read)
+    if sequence.shape[2] == 1:
+        labels, image = labels[0], [one[0] for one in image]
+    return int(sequence.frames[t]), labels, image[0] if image else None
+
+
 def read_index(path: Path) -> dict[str, Any]:
     """Reads store.json.
 

@@ -11,7 +11,9 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,8 @@ _BLOCK_PIXELS = 512
 With 1024, 64 to 32 channels in 3D took 157 instead of 135 ms."""
 _FEW_CHANNELS = 8
 """Below, an input is cheap beside the output, and matrices as wide as its taps are too narrow to be fast."""
+_FEW_PIXELS = 16**2
+"""Up to these, XLA's weight gradient of a 2D convolution is the faster one."""
 _PLAINLY = contextvars.ContextVar("plainly", default=False)
 _LAYOUTS = {2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -43,48 +47,57 @@ def lowered_plainly() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- convolution
 
 
-@jax.custom_vjp
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with stride 1 and zero padding to the same size (cross-correlation, as in all networks).
+def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...] | None = None) -> jax.Array:
+    """Convolves with zero padding of half a kernel on every side (cross-correlation, as in all networks).
 
     Args:
       x: (B, *S, C) floats.
       kernel: (*K, C, Cout) of the same dtype, *K odd.
+      strides: one per spatial axis; None for ones.
 
     Returns:
-      (B, *S, Cout) of the same dtype.
+      (B, *ceil(S / strides), Cout) of the same dtype.
     """
-    if _PLAINLY.get():
-        return convolve_plainly(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=_convolve_cpu, default=convolve_plainly)
+    return _convolve(x, kernel, strides or (1,) * (x.ndim - 2))
 
 
-def convolve_plainly(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve_plainly(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...] | None = None) -> jax.Array:
     """`convolve` as one `lax.conv_general_dilated`: what accelerators run, and the reference in tests."""
     ndim = x.ndim - 2
     padding = [(size // 2, size // 2) for size in kernel.shape[:ndim]]
-    return lax.conv_general_dilated(x, kernel, (1,) * ndim, padding, dimension_numbers=_LAYOUTS[ndim])
+    return lax.conv_general_dilated(
+        x, kernel, strides or (1,) * ndim, padding, dimension_numbers=_LAYOUTS[ndim]
+    )
 
 
-def _convolve_forward(x, kernel):
-    return convolve(x, kernel), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x, kernel, strides) -> Any:
+    if _PLAINLY.get():
+        return convolve_plainly(x, kernel, strides)
+    cpu, default = (functools.partial(f, strides=strides) for f in (_convolve_cpu, convolve_plainly))
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
-def _convolve_backward(saved, gradient):
+def _convolve_forward(x, kernel, strides):
+    return _convolve(x, kernel, strides), (x, kernel)
+
+
+def _convolve_backward(strides, saved, gradient):
     x, kernel = saved
     if _PLAINLY.get():
-        return _gradients_plainly(x, kernel, gradient)
-    return lax.platform_dependent(x, kernel, gradient, cpu=_gradients_cpu, default=_gradients_plainly)
+        return _gradients_plainly(x, kernel, gradient, strides)
+    cpu, default = (functools.partial(f, strides=strides) for f in (_gradients_cpu, _gradients_plainly))
+    return lax.platform_dependent(x, kernel, gradient, cpu=cpu, default=default)
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _gradients_plainly(x, kernel, gradient):
-    return jax.vjp(convolve_plainly, x, kernel)[1](gradient)
+def _gradients_plainly(x, kernel, gradient, strides):
+    return jax.vjp(lambda x, kernel: convolve_plainly(x, kernel, strides), x, kernel)[1](gradient)
 
 
-def _convolve_cpu(x, kernel):
+def _convolve_cpu(x, kernel, strides):
     """Convolves volumes as 2D convolutions of their planes, summed over the kernel's depth.
 
     XLA lowers a 3D convolution to 19 GFLOP/s on one core at 32 channels x 96^2 planes and 51 at 128 x 24^2;
@@ -92,16 +105,29 @@ def _convolve_cpu(x, kernel):
     and 106 (oneDNN: 117 and 128). With few channels the summands outweigh the input, and the depth's taps as
     channels of one 2D convolution are faster (24 instead of 10 at 1 channel; oneDNN 29).
     """
+    sizes = _output_sizes(x, strides)
+    if _is_small(sizes, kernel):
+        return _sum_of_taps(x, kernel, strides)
     if x.ndim == 4:
-        return convolve_plainly(x, kernel)
-    batch, depth, *plane, channels = x.shape
+        return convolve_plainly(x, kernel, strides)
+    batch, _, *plane, channels = x.shape
     taps, width = kernel.shape[0], kernel.shape[-1]
     padded = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), *((0, 0),) * 3))
+
+    def planes_at(tap):
+        return lax.slice_in_dim(padded, tap, tap + strides[0] * (sizes[0] - 1) + 1, strides[0], 1)
+
     if channels < _FEW_CHANNELS:
-        shifted = jnp.concatenate([padded[:, tap : tap + depth] for tap in range(taps)], -1)
+        seen = jnp.concatenate([planes_at(tap) for tap in range(taps)], -1)
         flat = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], taps * channels, width)
-        convolved = convolve_plainly(shifted.reshape(batch * depth, *plane, taps * channels), flat)
-        return convolved.reshape(batch, depth, *plane, width)
+        convolved = convolve_plainly(seen.reshape(-1, *plane, taps * channels), flat, strides[1:])
+        return convolved.reshape(batch, *sizes, width)
+    if max(strides) > 1:
+        convolved = [
+            convolve_plainly(planes_at(tap).reshape(-1, *plane, channels), kernel[tap], strides[1:])
+            for tap in range(taps)
+        ]
+        return functools.reduce(jnp.add, convolved).reshape(batch, *sizes, width)
 
     def convolve_plane(_, z):
         seen = lax.dynamic_slice_in_dim(padded, z, taps, 1)
@@ -109,11 +135,54 @@ def _convolve_cpu(x, kernel):
             jnp.add, [convolve_plainly(seen[:, tap], kernel[tap]) for tap in range(taps)]
         )
 
-    return jnp.moveaxis(lax.scan(convolve_plane, None, jnp.arange(depth))[1], 0, 1)
+    return jnp.moveaxis(lax.scan(convolve_plane, None, jnp.arange(sizes[0]))[1], 0, 1)
 
 
-def _gradients_cpu(x, kernel, gradient):
-    return _convolve_cpu(gradient, _transposed(kernel)), _kernel_gradient_cpu(x, kernel, gradient)
+def _gradients_cpu(x, kernel, gradient, strides):
+    if max(strides) > 1 or _is_small(_output_sizes(x, strides), kernel):
+        return jax.vjp(lambda x, kernel: _convolve_cpu(x, kernel, strides), x, kernel)[1](gradient)
+    return _convolve_cpu(gradient, _transposed(kernel), strides), _kernel_gradient_cpu(x, kernel, gradient)
+
+
+def _output_sizes(x, strides):
+    return tuple((size - 1) // stride + 1 for size, stride in zip(x.shape[1:-1], strides, strict=True))
+
+
+def _is_small(sizes, kernel):
+    """Whether planes are no larger than the kernel: XLA then leaves Eigen for plain loops.
+
+    A 3x3 convolution of 512 channels at 32 x 2^2 took 415 ms on two cores, and 4 ms as the sum of its taps. With few
+    channels the loops are short, and the taps of a stem would be many.
+    """
+    if kernel.shape[-2] < _FEW_CHANNELS:
+        return False
+    return any(size <= taps for size, taps in zip(sizes[-2:], kernel.shape[-4:-2], strict=True))
+
+
+def _sum_of_taps(x, kernel, strides):
+    """Sums per tap the product of the pixels that it sees, without those that would only see padding."""
+    sizes = _output_sizes(x, strides)
+    total = jnp.zeros((x.shape[0], *sizes, kernel.shape[-1]), x.dtype)
+    for tap in itertools.product(*map(range, kernel.shape[:-2])):
+        # Along an axis, output i sees input stride * i + shift.
+        shifts = [t - taps // 2 for t, taps in zip(tap, kernel.shape, strict=False)]
+        lows = [max(0, -(shift // stride)) for shift, stride in zip(shifts, strides, strict=True)]
+        highs = [
+            min(size, (n - 1 - shift) // stride + 1)
+            for size, n, shift, stride in zip(sizes, x.shape[1:], shifts, strides, strict=False)
+        ]
+        if any(low >= high for low, high in zip(lows, highs, strict=True)):
+            continue
+        seen = x[
+            :,
+            *(
+                slice(stride * low + shift, stride * (high - 1) + shift + 1, stride)
+                for low, high, shift, stride in zip(lows, highs, shifts, strides, strict=True)
+            ),
+        ]
+        around = [(low, size - high) for low, high, size in zip(lows, highs, sizes, strict=True)]
+        total += jnp.pad(seen @ kernel[tap], ((0, 0), *around, (0, 0)))
+    return total
 
 
 def _transposed(kernel):
@@ -127,9 +196,10 @@ def _kernel_gradient_cpu(x, kernel, gradient):
     XLA lowers a weight gradient to a convolution with a kernel as large as the image: 43, 56 and 78 GFLOP/s on
     one core at 32 channels x 256^2, 64 x 128^2 and 128 x 64^2. This is im2col and a matrix product in blocks
     that stay in the cache: 60, 77 and 96 (oneDNN: 100, 94 and 103). im2col without blocks, per-tap products
-    and Winograd's transforms were slower. 2D images of few channels stay with XLA (10 instead of 36 ms at 1).
+    and Winograd's transforms were slower. 2D images of few channels stay with XLA (10 instead of 36 ms at 1), and
+    so do small ones (4.6 instead of 10.7 ms at 64 channels x 32 images of 16^2).
     """
-    if x.ndim == 4 and x.shape[-1] < _FEW_CHANNELS:
+    if x.ndim == 4 and (x.shape[-1] < _FEW_CHANNELS or math.prod(x.shape[1:3]) <= _FEW_PIXELS):
         return jax.vjp(lambda kernel: convolve_plainly(x, kernel), kernel)[1](gradient)[0]
     shape = kernel.shape
     if x.ndim == 4:
@@ -226,3 +296,38 @@ def _window_axes(window):
 def _blocks(x, window):
     sizes = [part for n, p in zip(x.shape[1:-1], window, strict=True) for part in (n // p, p)]
     return x.reshape(x.shape[0], *sizes, x.shape[-1])
+
+
+def max_pool_overlapping(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Maximum over windows that overlap, with half a window of padding on every side.
+
+    Args:
+      x: (B, *S, C) floats.
+      window: pixels along every spatial axis, odd.
+      stride: along every spatial axis.
+
+    Returns:
+      (B, *ceil(S / stride), C).
+    """
+    if _PLAINLY.get():
+        return _pool_plainly(x, window, stride)
+    cpu, default = (functools.partial(f, window=window, stride=stride) for f in (_pool_cpu, _pool_plainly))
+    return lax.platform_dependent(x, cpu=cpu, default=default)
+
+
+def _pool_plainly(x, window, stride):
+    ndim = x.ndim - 2
+    sizes, strides = ((1, *(n,) * ndim, 1) for n in (window, stride))
+    padding = ((0, 0), *((window // 2, window // 2),) * ndim, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, padding)
+
+
+def _pool_cpu(x, window, stride):
+    """Pools axis by axis: `select_and_scatter`, the usual backward pass, took 62 ms where this takes 5."""
+    for axis in reversed(range(1, x.ndim - 1)):
+        last = stride * ((x.shape[axis] - 1) // stride) + 1
+        padding = [(window // 2 if i == axis else 0,) * 2 for i in range(x.ndim)]
+        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+        seen = [lax.slice_in_dim(padded, tap, tap + last, stride, axis) for tap in range(window)]
+        x = functools.reduce(jnp.maximum, seen)
+    return x

@@ -15,7 +15,7 @@ from celltrack_jax.config import Config
 from celltrack_jax.config import build as build_named
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import Representation
-from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.cells import Cells, Embed
 from celltrack_jax.tracking.scored_links import Links
 
 
@@ -153,6 +153,15 @@ class LinkingTask(Task, Protocol):
           apply: of `scorer`.
           ends: numbers of the movie's first and last frame.
         """
+        ...
+
+
+@runtime_checkable
+class EmbeddingTask(Task, Protocol):
+    """A task whose runs embed cells: what a linker with an embedder needs of it."""
+
+    def embedder(self, model: FunctionalModel, variables: Variables) -> Embed:
+        """Returns what embeds the cells of whole frames."""
         ...
 
 

@@ -1,10 +1,11 @@
 """What the masks and images of a movie tell about its cells, from which all features are made.
 
-Shapes: N detections of a movie, n cells of one frame, Z Y X space; a 2D frame has Z = 1.
+Shapes: N detections of a movie, n cells of one frame, Z Y X space; a 2D frame has Z = 1. K components of an
+embedding, 0 without an embedder.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,22 +34,43 @@ class Cells(NamedTuple):
     """(3,) int64, Z Y X of the frames; 0 where there was no frame."""
     spacing_um: np.ndarray
     """(3,) float64. With 2D frames z counts as 1, so that always volume_um = voxels * product of spacing_um."""
+    embedding: np.ndarray
+    """(N, K) float32, what a network makes of each cell's looks."""
 
 
-def measure_cells(frames: Iterable[tuple[int, np.ndarray, np.ndarray | None]], spacing: np.ndarray) -> Cells:
+class Embed(Protocol):
+    """Embeds the cells of one frame at a time."""
+
+    outputs: int
+    """K."""
+
+    def __call__(
+        self, labels: np.ndarray, image: np.ndarray | None, ids: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> np.ndarray:
+        """Returns (n, K) float32 of the labels and image of a frame, and the cells' labels (n,) and boxes (n, 3)."""
+        ...
+
+
+def measure_cells(
+    frames: Iterable[tuple[int, np.ndarray, np.ndarray | None]],
+    spacing: np.ndarray,
+    embed: Embed | None = None,
+) -> Cells:
     """Measures every cell of a movie; one frame is in memory at a time.
 
     Args:
       frames: (frame number, labels (Y, X) or (Z, Y, X) integers with 0 the background, image of that shape or
         None), ascending.
       spacing: voxel size in µm, z y x or y x; the last entries belong to the mask's axes.
+      embed: makes the embeddings.
 
     Raises:
       ValueError: a negative label, or frame numbers that do not ascend.
-      InputError: an image or a frame is of another shape.
+      InputError: an image or a frame is of another shape, or not what the embedder was trained on.
     """
     spacing = np.asarray(spacing, np.float64)
     found, parts = [], [_no_measures()]
+    embedding = [np.zeros((0, embed.outputs if embed else 0), np.float32)]
     shape = None
     for frame, labels, image in features.in_order(frames):
         shape = labels.shape if shape is None else shape
@@ -64,12 +86,17 @@ def measure_cells(frames: Iterable[tuple[int, np.ndarray, np.ndarray | None]], s
         inside = features.Foreground(labels)
         found.append(features.frame_detections(frame, inside, spacing))
         parts.append(_measures(inside, image, spacing[-labels.ndim :]))
+        _, low, high, _ = parts[-1]
+        none = np.zeros((len(low), 0), np.float32)
+        embedding.append(embed(labels, image, inside.names, low, high) if embed else none)
     covariance, low, high, intensity = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     padded = np.ones(3, np.int64) if shape else np.zeros(3, np.int64)
     scale = np.ones(3)
     if shape:
         padded[3 - len(shape) :], scale[3 - len(shape) :] = shape, spacing[-len(shape) :]
-    return Cells(features.joined(found), covariance, low, high, intensity, padded, scale)
+    return Cells(
+        features.joined(found), covariance, low, high, intensity, padded, scale, np.concatenate(embedding)
+    )
 
 
 def select(cells: Cells, index: np.ndarray) -> Cells:
@@ -85,6 +112,7 @@ def select(cells: Cells, index: np.ndarray) -> Cells:
         low=cells.low[index],
         high=cells.high[index],
         intensity=cells.intensity[index],
+        embedding=cells.embedding[index],
     )
 
 

@@ -23,7 +23,7 @@ class ImperfectSpec(NamedTuple):
     drop: float
     """Not detected."""
     false: float
-    """One more, of the size of some cell of the movie, at random in the frame."""
+    """One more at random in the frame, of the size of some cell of the movie, and with the looks of another."""
     split: float
     """Detected as two."""
     merge: float
@@ -122,7 +122,7 @@ def _merging(cells: Cells, left: np.ndarray, wanted: np.ndarray) -> tuple[np.nda
 
 
 def _merge(cells: Cells, larger: np.ndarray, smaller: np.ndarray) -> Cells:
-    """Gives the larger cells the measures of both together."""
+    """Gives the larger cells the measures of both together; they keep their embeddings."""
     one, two = select(cells, larger), select(cells, smaller)
     volume = one.detections.volume_um + two.detections.volume_um
     share = (one.detections.volume_um / volume)[:, None], (two.detections.volume_um / volume)[:, None]
@@ -154,6 +154,7 @@ def _merge(cells: Cells, larger: np.ndarray, smaller: np.ndarray) -> Cells:
         low=np.minimum(one.low, two.low),
         high=np.maximum(one.high, two.high),
         intensity=intensity,
+        embedding=one.embedding,
     )
 
 
@@ -186,6 +187,7 @@ def _blur(cells: Cells, rng: np.random.Generator, spec: ImperfectSpec) -> Cells:
         low=low,
         high=high,
         intensity=cells.intensity,
+        embedding=cells.embedding,
     )
 
 
@@ -217,6 +219,7 @@ def _split(cells: Cells, index: np.ndarray, rng: np.random.Generator) -> tuple[C
                 low=np.minimum(np.maximum(low, whole.low), whole.high - 1),
                 high=np.maximum(np.minimum(high, whole.high), whole.low + 1),
                 intensity=whole.intensity,
+                embedding=whole.embedding,
             )
         )
     larger, smaller = parts
@@ -230,6 +233,7 @@ def _split(cells: Cells, index: np.ndarray, rng: np.random.Generator) -> tuple[C
         low=larger.low,
         high=larger.high,
         intensity=larger.intensity,
+        embedding=larger.embedding,
     )
     return kept, smaller
 
@@ -254,6 +258,7 @@ def _false(cells: Cells, index: np.ndarray, rng: np.random.Generator) -> Cells:
         low=low,
         high=high,
         intensity=cells.intensity[models[1]],
+        embedding=cells.embedding[models[1]],
     )
 
 
@@ -302,6 +307,7 @@ def _with(
     low: np.ndarray,
     high: np.ndarray,
     intensity: np.ndarray,
+    embedding: np.ndarray,
 ) -> Cells:
     """Returns the cells with other measures for some."""
     found = cells.detections
@@ -312,9 +318,11 @@ def _with(
         low=cells.low.copy(),
         high=cells.high.copy(),
         intensity=cells.intensity.copy(),
+        embedding=cells.embedding.copy(),
     )
     found.position_um[index], found.volume_um[index] = position, volume
     cells.covariance_um[index], cells.intensity[index] = covariance, intensity
+    cells.embedding[index] = embedding
     cells.low[index], cells.high[index] = low, high
     return cells
 
@@ -329,4 +337,5 @@ def _joined(one: Cells, two: Cells) -> Cells:
         low=np.concatenate([one.low, two.low]),
         high=np.concatenate([one.high, two.high]),
         intensity=np.concatenate([one.intensity, two.intensity]),
+        embedding=np.concatenate([one.embedding, two.embedding]),
     )

@@ -85,5 +85,6 @@ def movie() -> tuple[Cells, Lineage]:
         light,
         np.array([1, side * PITCH, side * PITCH]),
         np.ones(3),
+        np.zeros((count, 0), np.float32),
     )
     return cells, Lineage.from_rows([(n + 1, 0, FRAMES - 1, 0) for n in range(CELLS)])

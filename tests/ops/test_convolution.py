@@ -17,6 +17,20 @@ CONVOLUTIONS = [
     ((2, 4, 8, 6, 8), (1, 3, 3, 8, 3)),
     ((2, 5, 6, 8, 1), (3, 5, 3, 1, 4)),
 ]
+STRIDED = [
+    ((2, 12, 9, 9), (3, 3, 9, 4), (2, 2)),
+    ((2, 11, 8, 1), (7, 7, 1, 4), (2, 2)),
+    ((2, 6, 8, 8), (1, 1, 8, 3), (2, 2)),
+    ((1, 6, 9, 10, 9), (3, 3, 3, 9, 4), (2, 2, 2)),
+    ((1, 5, 17, 16, 1), (7, 5, 5, 1, 4), (1, 2, 2)),
+]
+SMALL = [
+    ((2, 2, 2, 9), (3, 3, 9, 4), (1, 1)),
+    ((2, 1, 1, 9), (3, 3, 9, 4), (1, 1)),
+    ((2, 3, 7, 9), (3, 3, 9, 4), (1, 1)),
+    ((2, 4, 5, 9), (3, 3, 9, 4), (2, 2)),
+    ((1, 2, 3, 1, 9), (3, 3, 3, 9, 4), (2, 1, 2)),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +50,7 @@ def _value_and_gradients(function, x, kernel):
         y = function(x, kernel)
         return jnp.sum(_random(9, *y.shape) * jnp.sin(y))
 
-    return function(x, kernel), *jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+    return jax.jit(function)(x, kernel), *jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
 
 
 def _assert_equal(ours, reference):
@@ -52,6 +66,31 @@ def test_the_cpu_convolution_equals_the_plain_one(x_shape, kernel_shape):
         _value_and_gradients(convolution.convolve, x, kernel),
         _value_and_gradients(convolution.convolve_plainly, x, kernel),
     )
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "strides"), [*STRIDED, *SMALL])
+def test_with_strides_or_on_small_images_too(x_shape, kernel_shape, strides):
+    x, kernel = _random(0, *x_shape), _random(1, *kernel_shape)
+    _assert_equal(
+        _value_and_gradients(lambda x, kernel: convolution.convolve(x, kernel, strides), x, kernel),
+        _value_and_gradients(lambda x, kernel: convolution.convolve_plainly(x, kernel, strides), x, kernel),
+    )
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "strides"), [STRIDED[0], STRIDED[4], SMALL[3]])
+def test_strides_keep_every_other_pixel_of_the_whole(x_shape, kernel_shape, strides):
+    x, kernel = _random(0, *x_shape), _random(1, *kernel_shape)
+    every = tuple(slice(None, None, stride) for stride in strides)
+    whole = convolution.convolve_plainly(x, kernel)
+    strided = convolution.convolve_plainly(x, kernel, strides)
+    np.testing.assert_allclose(strided, whole[(slice(None), *every)], rtol=1e-10, atol=1e-10)
+
+
+def test_small_images_are_convolved_without_loops_over_pixels():
+    """A convolution that XLA does not give to Eigen is in its program as a convolution."""
+    x, kernel = _random(0, 2, 4, 5, 9), _random(1, 3, 3, 9, 4)
+    function = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, (2, 2)))
+    assert "convolution(" not in str(function.lower(x, kernel).compile().as_text())
 
 
 @pytest.mark.parametrize(("x_shape", "kernel_shape"), CONVOLUTIONS[-2:])
@@ -83,6 +122,13 @@ def test_other_platforms_get_one_plain_convolution():
         text = jax.export.export(gradients, platforms=[platform])(x, kernel).mlir_module()
         assert text.count("stablehlo.convolution") == 3, "forward, input gradient, kernel gradient"
         assert "stablehlo.while" not in text
+
+
+def test_other_platforms_get_one_plain_convolution_with_strides_too():
+    x, kernel = jnp.ones((1, 4, 8, 8, 9)), jnp.ones((3, 3, 3, 9, 2))
+    gradients = jax.jit(jax.grad(lambda x, k: jnp.sum(convolution.convolve(x, k, (2, 2, 2)) ** 2), (0, 1)))
+    text = jax.export.export(gradients, platforms=["cuda"])(x, kernel).mlir_module()
+    assert text.count("stablehlo.convolution") == 3
 
 
 @pytest.mark.parametrize("window", [(2, 2), (1, 2), (1, 2, 2), (2, 3, 2)])
@@ -121,3 +167,31 @@ def test_max_pool_shares_the_gradient_of_a_tie():
     x = jnp.asarray([1.0, 1.0, 0.0, 1.0]).reshape(1, 2, 2, 1)
     gradient = jax.grad(lambda x: 6 * jnp.sum(convolution.max_pool(x, (2, 2))))(x)
     np.testing.assert_allclose(gradient.ravel(), [2, 2, 0, 2])
+
+
+@pytest.mark.parametrize("size", [(6, 7), (5, 1), (4, 5, 6)])
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (5, 3), (3, 1)])
+def test_overlapping_max_pool_equals_its_windows(size, window, stride):
+    x = np.asarray(_random(0, 2, *size, 3))
+    half = window // 2
+    out = [-(-n // stride) for n in size]
+    expected = np.zeros((2, *out, 3))
+    gradient = np.zeros(x.shape)
+    for place in np.ndindex(*out):
+        lows = [max(0, stride * i - half) for i in place]
+        seen = tuple(slice(low, stride * i + half + 1) for low, i in zip(lows, place, strict=True))
+        blocks = x[(slice(None), *seen)]
+        expected[(slice(None), *place)] = blocks.max(tuple(range(1, x.ndim - 1)))
+        for b, c in np.ndindex(2, 3):
+            block = blocks[b, ..., c]
+            top = np.unravel_index(block.argmax(), block.shape)
+            gradient[(b, *np.add(lows, top), c)] += np.cos(block.max())
+
+    def pool(x):
+        return convolution.max_pool_overlapping(x, window, stride)
+
+    np.testing.assert_array_equal(pool(x), expected)
+    ours = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(pool(x)))))(x)
+    np.testing.assert_allclose(ours, gradient, rtol=1e-12)
+    with convolution.lowered_plainly():
+        np.testing.assert_array_equal(pool(x), expected)

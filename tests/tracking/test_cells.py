@@ -127,6 +127,28 @@ def test_frames_are_let_go_of():
     assert measure_cells(frames(), SPACING).detections.label.tolist() == [1, 2, 3, 4]
 
 
+@settings(deadline=None, max_examples=20)
+@given(movies())
+def test_an_embedder_is_given_each_frame_with_its_cells(frames):
+    class Sums:
+        outputs = 2
+
+        def __call__(self, labels, image, ids, low, high):
+            boxes = [
+                tuple(slice(*ends) for ends in box) for box in np.stack([low, high], -1)[:, -labels.ndim :]
+            ]
+            size = [(labels[box] == label).sum() for box, label in zip(boxes, ids, strict=True)]
+            light = np.zeros(len(ids)) if image is None else [image[labels == label].max() for label in ids]
+            return np.stack([size, light], -1).astype(np.float32).reshape(-1, 2)
+
+    cells = measure_cells(frames, SPACING, Sums())
+    assert cells.embedding.shape == (len(cells.low), 2)
+    voxels = cells.detections.volume_um / np.prod(cells.spacing_um)
+    np.testing.assert_allclose(cells.embedding[:, 0], voxels)
+    np.testing.assert_array_equal(cells.embedding[:, 1], np.nan_to_num(cells.intensity[:, 2]))
+    assert measure_cells(frames, SPACING).embedding.shape == (len(cells.low), 0)
+
+
 def test_what_does_not_belong_together_is_refused():
     mask = np.ones((2, 3), np.int32)
     with pytest.raises(InputError, match=r"frame 7 has an image of shape \(3, 2\) for a mask of \(2, 3\)"):

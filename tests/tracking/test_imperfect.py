@@ -17,7 +17,7 @@ SPACING = np.array([2.0, 0.5, 0.25])
 
 
 def movie(seed: int, volume: bool = False, images: bool = True, margin: int = 0) -> tuple[Cells, np.ndarray]:
-    """Cells of random pixels, so far from the border, and random predecessors."""
+    """Cells of random pixels, so far from the border, numbered by their embeddings, and random predecessors."""
     rng = np.random.default_rng(seed)
     shape = (3, 9, 8) if volume else (9, 8)
     frames = [
@@ -27,6 +27,7 @@ def movie(seed: int, volume: bool = False, images: bool = True, margin: int = 0)
     padded = ((f, np.pad(m, margin), None if i is None else np.pad(i, margin)) for f, m, i in frames)
     cells = measure_cells(padded, SPACING)
     frame = cells.detections.frame
+    cells = cells._replace(embedding=np.arange(len(frame), dtype=np.float32)[:, None])
     parents = [rng.choice(np.append(np.flatnonzero((frame < f) & (frame > f - 4)), -1)) for f in frame]
     return cells, np.array(parents)
 
@@ -132,6 +133,7 @@ def test_parts_of_a_split_cell_make_it_up(volume):
     for index, name in enumerate(before):
         larger = after.index(name)
         assert real[larger]
+        assert parts.embedding[larger] == index
         parent = parents[index]
         assert (before[parent] if parent >= 0 else None) == (
             after[links[larger]] if links[larger] >= 0 else None
@@ -169,6 +171,9 @@ def test_false_ones_are_of_the_size_of_cells_and_linked_to_none(volume):
     assert len(false.low) == len(parents)
     assert set(false.detections.volume_um) <= set(cells.detections.volume_um)
     assert {tuple(row) for row in false.intensity} <= {tuple(row) for row in cells.intensity}
+    shown = false.embedding[:, 0].astype(int)
+    np.testing.assert_array_equal(false.intensity, cells.intensity[shown])
+    assert len(set(shown)) > len(shown) / 3
     factor = 5 if volume else 4
     radius = np.sqrt(factor * false.covariance_um[:, 2, 2])
     size = 4 / 3 * np.pi * radius**3 if volume else np.pi * radius**2
