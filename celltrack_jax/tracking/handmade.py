@@ -112,14 +112,14 @@ def physical(cells: Cells, diameter_um: float) -> np.ndarray:
 
 
 def as_points(cells: Cells) -> Cells:
-    """Returns cells of one voxel each, that of their centre; positions and intensities stay as they are."""
-    centre = np.clip(voxel_centroids(cells), 0, np.maximum(cells.shape - 1, 0))
+    """Returns cells of a voxel each, with the box that their centre touches; positions and intensities stay."""
+    centre = np.round(cells.detections.position_um / cells.spacing_um, 6)
     volume = np.full(len(centre), np.prod(cells.spacing_um))
     return cells._replace(
         detections=cells.detections._replace(volume_um=volume),
         covariance_um=np.zeros_like(cells.covariance_um),
-        low=centre,
-        high=centre + 1,
+        low=np.floor(centre).astype(np.int64),
+        high=np.ceil(centre).astype(np.int64) + 1,
     )
 
 

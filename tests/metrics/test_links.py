@@ -46,3 +46,16 @@ def test_counts_are_those_of_sets(movie):
             assert scores[measure] == pytest.approx(2 * len(ours & theirs) / (len(ours) + len(theirs)))
         else:
             assert scores[measure] is None
+
+
+def test_lnk_counts_missing_wrong_and_misunderstood_links():
+    # The mother 1 has daughters 2 and 3; ours has 2 alone, and links 5 to 3.
+    true = np.array([-1, 0, 1, 1, 2, 4])
+    ours = np.array([-1, 0, 1, -1, 2, 3])
+    row = links.agreement(ours, np.ones(6, bool), true, np.ones(6, bool))
+    assert row["semantics_wrong"] == 1
+    assert links.lnk([row]) == pytest.approx(1 - (2 * 1.5 + 1 + 1) / (5 * 1.5))
+    assert links.lnk([links.agreement(true, np.ones(6, bool), true, np.ones(6, bool))]) == 1
+    none = np.full(6, -1)
+    assert links.lnk([links.agreement(none, np.ones(6, bool), true, np.ones(6, bool))]) == 0
+    assert links.lnk([links.agreement(ours, np.ones(6, bool), none, np.ones(6, bool))]) is None

@@ -10,6 +10,8 @@ from celltrack_jax.tasks.link_augment import AugmentSpec
 from celltrack_jax.tracking import feature_sets, graph, handmade
 from celltrack_jax.tracking.cells import measure_cells
 
+PHYSICAL = feature_sets.node_set("physical").columns
+
 
 def movie(depth):
     """Masks and images of blocks of different sizes that move, (T, Z, Y, X)."""
@@ -29,8 +31,8 @@ def described(labels, image, nodes):
     flat = labels.shape[1] == 1
     frames = [(t, *((a[t, 0] if flat else a[t]) for a in (labels, image))) for t in range(len(labels))]
     cells = measure_cells(frames, np.ones(3))
-    x = nodes.make(cells, 3.0)
     edges = graph.candidates(cells.detections, radius_um=1e3, max_gap=0, max_neighbours=99)
+    x = nodes.make(cells, 3.0, edges)
     return handmade.minmax(x) if nodes.in_voxels else x, graph.edge_features(cells, edges, 3.0)
 
 
@@ -64,7 +66,7 @@ def test_exchanged_features_are_those_of_the_exchanged_movie(name):
 @pytest.fixture
 def window():
     rng = np.random.default_rng(0)
-    x, e = rng.normal(size=(4, len(handmade.PHYSICAL))), rng.normal(size=(9, len(graph.EDGE_FEATURES)))
+    x, e = rng.normal(size=(4, len(PHYSICAL))), rng.normal(size=(9, len(graph.EDGE_FEATURES)))
     return {"node/features": jnp.asarray(x), "edge/features": jnp.asarray(e), "edge/label": jnp.ones(9)}
 
 
@@ -76,19 +78,37 @@ def augmented(window, spec):
 
 
 def test_all_sixteen_symmetries_of_a_stack_are_drawn(window):
-    ways = np.asarray(augmented(window, AugmentSpec(True, 0.0, 0.0))["edge/features"])[:, 0, 1:4]
+    ways = np.asarray(augmented(window, AugmentSpec(True, False, 0.0, 0.0))["edge/features"])[:, 0, 1:4]
     assert len(np.unique(np.round(ways, 5), axis=0)) == 16
     np.testing.assert_allclose(
         np.abs(ways).sum(1), np.abs(np.asarray(window["edge/features"][0, 1:4])).sum(), rtol=1e-5
     )
 
 
+def test_turns_keep_the_length_and_the_depth_of_displacements_and_the_angle_between_two(window):
+    before = np.asarray(window["edge/features"])
+    turned = np.asarray(augmented(window, AugmentSpec(False, True, 0.0, 0.0))["edge/features"])
+    np.testing.assert_allclose(
+        np.linalg.norm(turned[..., 2:4], axis=-1),
+        np.broadcast_to(np.linalg.norm(before[:, 2:4], axis=-1), (200, 9)),
+        rtol=1e-5,
+    )
+    plane = turned[..., 2] + 1j * turned[..., 3]
+    angle = np.angle(plane / (before[:, 2] + 1j * before[:, 3]))
+    np.testing.assert_allclose(np.exp(1j * angle), np.exp(1j * angle[:, :1]).repeat(9, 1), atol=1e-5)
+    assert np.abs(np.exp(1j * angle[:, 0]).mean()) < 0.25
+    others = [i for i in range(before.shape[1]) if i not in (2, 3)]
+    np.testing.assert_array_equal(
+        turned[..., others], np.broadcast_to(before[:, others], (200, 9, len(others)))
+    )
+
+
 def test_nothing_changes_without_augmentation_and_the_dark_has_no_intensities(window):
-    same = augmented(window, AugmentSpec(False, 0.0, 0.0))
+    same = augmented(window, AugmentSpec(False, False, 0.0, 0.0))
     for key, values in window.items():
         np.testing.assert_array_equal(same[key], np.broadcast_to(values, same[key].shape))
-    dark = augmented(window, AugmentSpec(False, 0.0, 1.0))
-    for key, names in (("node/features", handmade.PHYSICAL), ("edge/features", graph.EDGE_FEATURES)):
+    dark = augmented(window, AugmentSpec(False, False, 0.0, 1.0))
+    for key, names in (("node/features", PHYSICAL), ("edge/features", graph.EDGE_FEATURES)):
         light = np.array([name.startswith("intensity") for name in names])
         assert light.any()
         np.testing.assert_array_equal(dark[key][..., light], 0)

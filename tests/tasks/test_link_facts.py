@@ -6,6 +6,7 @@ import pytest
 from celltrack_jax.errors import InputError
 from celltrack_jax.tasks import link_facts
 from celltrack_jax.tasks.link_truth import Truth
+from celltrack_jax.tracking import links
 from celltrack_jax.tracking.cells import measure_cells
 
 
@@ -18,20 +19,24 @@ def cells(width=4, spacing=(1.0, 1.0, 1.0), images=True, deep=False):
     return measure_cells([(t, labels, image) for t in range(2)], np.array(spacing))
 
 
+def diameter(cells):
+    return links.typical_diameter(cells.detections)
+
+
 def compared(movie, trained, **settings):
     said = []
     found = [Truth("01", trained, np.zeros(2, np.int64), np.ones(2, bool), (0, 1))]
-    facts = link_facts.facts(found, 2.0)
+    facts = link_facts.facts(found, diameter, 2.0)
     settings = {"in_voxels": False, "needs_light": False} | settings
-    return link_facts.fitting(movie, facts, say=said.append, **settings), said
+    return link_facts.fitting(movie, facts, diameter, say=said.append, **settings), said
 
 
 def test_facts_are_what_was_measured():
     truth = Truth("01", cells(spacing=(1, 0.5, 0.5)), np.zeros(2, np.int64), np.ones(2, bool), (0, 1))
-    (row,) = link_facts.facts([truth], 2.0)["movies"]
-    diameter = 2 * np.sqrt(16 * 0.25 / np.pi)
-    assert row["diameter_um"] == pytest.approx(diameter)
-    assert row["radius_um"] == pytest.approx(2 * diameter)
+    (row,) = link_facts.facts([truth], diameter, 2.0)["movies"]
+    wide = 2 * np.sqrt(16 * 0.25 / np.pi)
+    assert row["diameter_um"] == pytest.approx(wide)
+    assert row["radius_um"] == pytest.approx(2 * wide)
     assert (row["name"], row["spacing_um"], row["images"]) == ("01", [1, 0.5, 0.5], True)
 
 

@@ -7,6 +7,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Detections
 from celltrack_jax.tracking import choose
 from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.expected_aogm import expected_aogm
 from celltrack_jax.tracking.graph import Candidates
 from celltrack_jax.tracking.ilp import ilp
 from celltrack_jax.tracking.scored_links import Costs, greedy_ben_haim2022, hungarian_scored
@@ -29,7 +30,14 @@ def movie():
     costs = Costs(rng.normal(size=near.sum()), *np.split(rng.normal(1, 1, 120), 4))
     empty = np.zeros((30, 3), np.int64)
     cells = Cells(
-        found, np.zeros((30, 3, 3)), empty, empty + 1, np.zeros((30, 4)), np.array([1, 40, 40]), spacing
+        found,
+        np.zeros((30, 3, 3)),
+        empty,
+        empty + 1,
+        np.zeros((30, 4)),
+        np.array([1, 40, 40]),
+        spacing,
+        np.zeros((30, 0)),
     )
     return cells, edges, costs, voxel
 
@@ -52,6 +60,15 @@ def test_a_false_detection_costs_the_penalty_more(movie):
     assert not np.array_equal(hungarian_scored(frame, edges.source, edges.target, costs).kept, chosen.kept)
 
 
+def test_expected_aogm_is_what_the_integer_program_makes_least(movie):
+    cells, edges, costs, _ = movie
+    frame = cells.detections.frame
+    limits = {"window": 3, "overlap": 1, "time_limit_s": 10.0}
+    chosen = choose.chooser("expected_aogm", **limits, reject=4.0)(cells, edges, costs)
+    expected = expected_aogm(frame, edges.source, edges.target, costs, reject=4.0)
+    check_same(chosen, ilp(frame, edges.source, edges.target, expected, **limits))
+
+
 def test_the_original_measures_in_voxels(movie):
     cells, edges, costs, voxel = movie
     frame = cells.detections.frame
@@ -67,7 +84,7 @@ def test_the_original_measures_in_voxels(movie):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("magic", {}, "linking.name 'magic' is none of ilp, hungarian, greedy_ben_haim2022"),
+        ("magic", {}, "linking.name 'magic' is none of expected_aogm, ilp, hungarian, greedy_ben_haim2022"),
         ("hungarian", {}, "config.linking has nothing beside its name; hungarian takes false_penalty"),
         (
             "greedy_ben_haim2022",

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.tracking import feature_sets, learned
+from celltrack_jax.tracking import feature_sets, graph, learned
 from celltrack_jax.tracking.cells import measure_cells
 from celltrack_jax.tracking.learned import EVENTS, WindowSpec
 from celltrack_jax.tracking.windows import Bucket, Graph
+
+NO_EDGES = graph.Candidates(*np.zeros((2, 0), np.int64))
 
 
 @pytest.fixture
@@ -131,10 +133,12 @@ def test_other_ways_to_find_candidates_are_refused(settings, message):
 
 
 def test_other_sets_of_features_are_refused():
-    with pytest.raises(InputError, match=r"features.nodes 'mine' is none of physical, ben_haim2022_2d"):
+    with pytest.raises(
+        InputError, match=r"features.nodes 'mine' is none of physical, points, ben_haim2022_2d"
+    ):
         feature_sets.node_set("mine")
-    with pytest.raises(InputError, match=r"features.edges 'mine' is none of physical, none"):
-        feature_sets.edge_columns("mine")
+    with pytest.raises(InputError, match=r"features.edges 'mine' is none of physical, points, none"):
+        feature_sets.edge_set("mine")
 
 
 @pytest.mark.parametrize("name", feature_sets.NODES)
@@ -144,4 +148,25 @@ def test_sets_of_features_have_a_name_for_each_column(name):
     nodes = feature_sets.node_set(name)
     for planes in nodes.planes:
         frame = (0, labels if planes == 3 else labels[1], None)
-        assert nodes.make(measure_cells([frame], np.ones(3)), 3.0).shape == (1, len(nodes.columns))
+        cells = measure_cells([frame], np.ones(3))
+        assert nodes.make(cells, 3.0, NO_EDGES).shape == (1, len(nodes.columns))
+
+
+def test_points_are_the_same_whatever_the_size_of_their_markers():
+    def described(reach):
+        frames = []
+        for t in range(3):
+            labels = np.zeros((40, 40), np.int32)
+            for number, (y, x) in enumerate(((9, 9), (20 + t, 21), (30, 12 + t)), 1):
+                labels[y - reach : y + reach + 1, x - reach : x + reach + 1] = number
+            frames.append((t, labels, labels * 7.0))
+        cells = measure_cells(frames, np.ones(3))
+        edges = graph.candidates(cells.detections, radius_um=30.0, max_gap=1, max_neighbours=3)
+        sets = feature_sets.node_set("points"), feature_sets.edge_set("points")
+        return [one.make(cells, 8.0, edges) for one in sets], sets
+
+    (small, sets), (large, _) = described(0), described(3)
+    for one, other, features in zip(small, large, sets, strict=True):
+        assert one.shape[1] == len(features.columns) > 0
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        assert one.std(0).max() > 0
