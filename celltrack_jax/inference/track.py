@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +12,21 @@ from celltrack_jax.inference.mask_folder import KEPT
 from celltrack_jax.io import ctc, files, geff, threads
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking import tracks
-from celltrack_jax.tracking.cells import Cells, measure_cells
+from celltrack_jax.tracking.cells import Cells, Embed, measure_and_embed
 from celltrack_jax.tracking.scored_links import Links, without_false
 
 GEFF_NAME = "tracks.geff"
 _MOST_THREADS = 4
 """That read, and again that write: each holds a frame."""
 
-Linker = Callable[[Cells, tuple[int, int]], Links]
-"""Cells, and the numbers of the movie's first and last frame -> their links."""
+
+class Linker(NamedTuple):
+    """What chooses links, and how it wants cells described."""
+
+    link: Callable[[Cells, tuple[int, int]], Links]
+    """Cells, and the numbers of the movie's first and last frame -> their links."""
+    embed: Embed | None = None
+    """Makes the embeddings of the cells."""
 
 
 def by_assignment(assign: Callable[[Detections], np.ndarray]) -> Linker:
@@ -35,7 +41,7 @@ def by_assignment(assign: Callable[[Detections], np.ndarray]) -> Linker:
         parent = assign(cells.detections)
         return Links(parent, np.ones(len(parent), bool))
 
-    return link
+    return Linker(link)
 
 
 class Masks(NamedTuple):
@@ -74,7 +80,7 @@ def track_movie(
     """Links the cells of a movie and writes mask*.tif, res_track.txt and tracks.geff.
 
     Args:
-      masks: that are read twice.
+      masks: that are read twice, or three times for an embedder that `needs_range`.
       linker: chooses predecessors, and which detections are cells at all.
       drawing: how links become tracks.
       output: the result folder, which is replaced when everything is done.
@@ -95,9 +101,11 @@ def track_movie(
     def read_both(frame: int) -> tuple[int, np.ndarray, np.ndarray | None]:
         return frame, masks.read(frame), masks.image(frame) if masks.image else None
 
-    measured = threads.mapped(read_both, watch("measuring", frames), workers)
-    cells = measure_cells(measured, masks.spacing_um)
-    found, parent = without_false(cells.detections, linker(cells, (frames[0], frames[-1])))
+    def look() -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        return threads.mapped(read_both, watch("measuring", frames), workers)
+
+    cells = measure_and_embed(look, masks.spacing_um, linker.embed)
+    found, parent = without_false(cells.detections, linker.link(cells, (frames[0], frames[-1])))
     painter = tracks.TrackPainter(
         found,
         parent,
