@@ -16,7 +16,7 @@ from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.report import evaluation, tables
 from celltrack_jax.training import checkpoint
-from launch import local, on
+from launch import embedders, local, on
 from launch.processes import Alone, Processes
 from launch.slurm import jobs
 
@@ -135,6 +135,7 @@ def _in_this_process(
         return []
     config = checkpoint.load_config(workdir)
     task = tasks.build(config)
+    embedders.attach(task, workdir)
     model = FunctionalModel(task.model)
     rows = []
     for which in wanted:

@@ -1,25 +1,26 @@
 """A trained run of task `link`, ready to link the cells of a movie."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference.track import Linker
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.tasks import LinkingTask
 from celltrack_jax.tracking.cells import Cells
 from celltrack_jax.tracking.scored_links import Links
 from celltrack_jax.training import checkpoint
+from launch import embedders
 
 
-def restore(workdir: Path) -> Callable[[Cells, tuple[int, int]], Links]:
-    """Restores the best checkpoint of a run.
+def restore(workdir: Path) -> Linker:
+    """Restores the best checkpoint of a run, and its embedder.
 
     Args:
       workdir: of the run.
 
     Returns:
-      What links cells: (cells, numbers of the movie's first and last frame) -> links.
+      What links cells.
 
     Raises:
       InputError: there is no such run or checkpoint, or it does not link.
@@ -36,6 +37,7 @@ def restore(workdir: Path) -> Callable[[Cells, tuple[int, int]], Links]:
         raise InputError(
             f"{workdir} is a run of task {config.task!r}, which does not link: give another --linker"
         )
+    embedders.attach(task, workdir)
     model = FunctionalModel(task.model)
     _, variables = checkpoint.restore_variables(workdir, "best", model)
     apply = task.scorer(model, variables)
@@ -53,4 +55,4 @@ def restore(workdir: Path) -> Callable[[Cells, tuple[int, int]], Links]:
         assert found is not None  # nobody stops it
         return found
 
-    return link
+    return Linker(link, task.embed)

@@ -19,7 +19,7 @@ from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import cost, loop, memory, mesh, rules
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
-from launch import cli, cluster, on
+from launch import cli, cluster, embedders, on
 
 flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(on)
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not _WORKDIR.value:
         raise flags.ValidationError("--workdir=<folder> is needed (or --describe)")
+    embedders.attach(task, Path(_WORKDIR.value))
     done = loop.train(task, config, Path(_WORKDIR.value), profile=_profiled_steps())
     return 0 if done else cli.STOPPED
 

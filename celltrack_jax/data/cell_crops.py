@@ -135,6 +135,7 @@ class FrameEmbedder:
         """
         self.spec, self.outputs = spec, outputs
         self.movie: tuple[float, float] | None = None
+        self.needs_range = spec.light and spec.scale == "movie"
         self._variables, self._chunks = variables, chunks
 
         def embed(variables: Any, *frame: Any) -> jax.Array:
@@ -172,7 +173,7 @@ class FrameEmbedder:
                 "there are no images, which the embedder was trained on (crops.light): give --images, or a run whose "
                 "embedder was trained with --config.crops.light=False"
             )
-        if self.spec.scale == "movie" and self.spec.light and self.movie is None:
+        if self.needs_range and self.movie is None:
             raise ValueError("the scale 'movie' needs the intensities of the movie: call `of_movie` first")
         image = image if self.spec.light else None
         between = span(image, self.spec, self.movie)

@@ -1,6 +1,6 @@
 """Masks of a movie as a CTC result: measured, linked, relabelled and written, one frame in memory at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,14 +10,20 @@ from celltrack_jax.inference import exports
 from celltrack_jax.io import ctc, threads
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking import tracks
-from celltrack_jax.tracking.cells import MEAN, Cells, measure_cells
+from celltrack_jax.tracking.cells import MEAN, Cells, Embed, measure_and_embed
 from celltrack_jax.tracking.scored_links import Links, without_false
 
 _MOST_THREADS = 4
 """That read, and again that write: each holds a frame."""
 
-Linker = Callable[[Cells, tuple[int, int]], Links]
-"""Cells, and the numbers of the movie's first and last frame -> their links."""
+
+class Linker(NamedTuple):
+    """What chooses links, and how it wants cells described."""
+
+    link: Callable[[Cells, tuple[int, int]], Links]
+    """Cells, and the numbers of the movie's first and last frame -> their links."""
+    embed: Embed | None = None
+    """Makes the embeddings of the cells."""
 
 
 def by_assignment(assign: Callable[[Detections], np.ndarray]) -> Linker:
@@ -32,7 +38,7 @@ def by_assignment(assign: Callable[[Detections], np.ndarray]) -> Linker:
         parent = assign(cells.detections)
         return Links(parent, np.ones(len(parent), bool))
 
-    return link
+    return Linker(link)
 
 
 class Masks(NamedTuple):
@@ -71,7 +77,7 @@ def track_movie(
     """Links the cells of a movie and writes mask*.tif, res_track.txt and what `exports.write` says.
 
     Args:
-      masks: that are read twice.
+      masks: that are read twice, or three times for an embedder that `needs_range`.
       linker: chooses predecessors, and which detections are cells at all.
       drawing: how links become tracks.
       output: the result folder, which is replaced when everything is done.
@@ -92,9 +98,11 @@ def track_movie(
     def read_both(frame: int) -> tuple[int, np.ndarray, np.ndarray | None]:
         return frame, masks.read(frame), masks.image(frame) if masks.image else None
 
-    measured = threads.mapped(read_both, watch("measuring", frames), workers)
-    cells = measure_cells(measured, masks.spacing_um)
-    decided = linker(cells, (frames[0], frames[-1]))
+    def look() -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        return threads.mapped(read_both, watch("measuring", frames), workers)
+
+    cells = measure_and_embed(look, masks.spacing_um, linker.embed)
+    decided = linker.link(cells, (frames[0], frames[-1]))
     found, links = without_false(cells.detections, decided)
     painter = tracks.TrackPainter(
         found,

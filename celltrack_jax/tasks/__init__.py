@@ -129,6 +129,22 @@ class SegmentationTask(Task, Protocol):
 class LinkingTask(Task, Protocol):
     """A task whose runs link cells: what launch.track needs of it."""
 
+    embed: Embed | None
+    """Makes the embeddings of cells that `link` needs, and the training."""
+
+    @property
+    def embedder_run(self) -> str:
+        """Work folder of the run of an `EmbeddingTask` that makes them; "" for none."""
+        ...
+
+    def use(self, embed: Embed) -> None:
+        """Takes the embedder of that run; called before any data are read.
+
+        Raises:
+          InputError: it has other outputs than the config says.
+        """
+        ...
+
     def scorer(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], Any]:
         """Returns the compiled network, as `tracking.learned.Apply`."""
         ...

@@ -4,7 +4,7 @@ Shapes: N detections of a movie, n cells of one frame, Z Y X space; a 2D frame h
 embedding, 0 without an embedder.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -43,6 +43,12 @@ class Embed(Protocol):
 
     outputs: int
     """K."""
+    needs_range: bool
+    """Whether it has to know the intensities of the movie's cells first: `of_movie`."""
+
+    def of_movie(self, least: float, largest: float) -> "Embed":
+        """Returns the embedder of a movie in whose cells the intensities lie between these."""
+        ...
 
     def __call__(
         self, labels: np.ndarray, image: np.ndarray | None, ids: np.ndarray, low: np.ndarray, high: np.ndarray
@@ -97,6 +103,25 @@ def measure_cells(
     return Cells(
         features.joined(found), covariance, low, high, intensity, padded, scale, np.concatenate(embedding)
     )
+
+
+def measure_and_embed(
+    frames: Callable[[], Iterable[tuple[int, np.ndarray, np.ndarray | None]]],
+    spacing: np.ndarray,
+    embed: Embed | None,
+) -> Cells:
+    """Measures a movie as `measure_cells` does; looks through it once more where the embedder needs its intensities.
+
+    Args:
+      frames: called for each look.
+      spacing: as of `measure_cells`.
+      embed: makes the embeddings, if any.
+    """
+    if embed is not None and embed.needs_range:
+        light = measure_cells(frames(), spacing).intensity
+        known = light[~np.isnan(light[:, MIN])]
+        embed = embed.of_movie(float(known[:, MIN].min(initial=np.inf)), float(known[:, MAX].max(initial=0)))
+    return measure_cells(frames(), spacing, embed)
 
 
 def select(cells: Cells, index: np.ndarray) -> Cells:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,28 @@ def restore_variables(workdir: Path, which: str | int, model: FunctionalModel) -
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     with _in_this_process():
         return step, _load(folder, step, {"ema": abstract})["ema"]
+
+
+def save_variables(workdir: Path, config: Config, step: int, variables: Variables) -> None:
+    """Writes a work folder that holds one set of weights: all that `restore_variables` needs, and nothing to train on.
+
+    Args:
+      workdir: it is there as a whole, or not at all; one that was there is replaced.
+      config: of the run.
+      step: of the weights.
+      variables: that `restore_variables` gave.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    partial = workdir.absolute().with_name(f"{workdir.name}.partial")
+    with files.explained(workdir, _KEPT), _in_this_process():
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "checkpoints").mkdir(parents=True)
+        ocp.save_checkpointables(epath.Path(partial / "checkpoints" / str(step)), {"ema": variables})
+        (partial / CONFIG_FILE).write_text(_as_text(config))
+        shutil.rmtree(workdir, ignore_errors=True)
+        partial.rename(workdir)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

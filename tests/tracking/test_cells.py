@@ -1,6 +1,7 @@
 """Measures of cells against scikit-image and against a loop over the voxels of each cell."""
 
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from skimage.measure import regionprops_table
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.tracking import features
-from celltrack_jax.tracking.cells import MEAN, STD, measure_cells, select
+from celltrack_jax.tracking.cells import MEAN, STD, measure_and_embed, measure_cells, select
 from celltrack_jax.tracking.features import detections_from_masks
 
 SPACING = np.array([2.0, 0.5, 0.25])
@@ -131,7 +132,12 @@ def test_frames_are_let_go_of():
 @given(movies())
 def test_an_embedder_is_given_each_frame_with_its_cells(frames):
     class Sums:
-        outputs = 2
+        outputs, needs_range = 2, True
+        light: Any = None
+
+        def of_movie(self, least, largest):
+            self.light = least, largest
+            return self
 
         def __call__(self, labels, image, ids, low, high):
             boxes = [
@@ -141,7 +147,10 @@ def test_an_embedder_is_given_each_frame_with_its_cells(frames):
             light = np.zeros(len(ids)) if image is None else [image[labels == label].max() for label in ids]
             return np.stack([size, light], -1).astype(np.float32).reshape(-1, 2)
 
-    cells = measure_cells(frames, SPACING, Sums())
+    embed = Sums()
+    cells = measure_and_embed(lambda: frames, SPACING, embed)
+    light = np.concatenate([np.zeros(0), *(i[m > 0] for _, m, i in frames if i is not None)])
+    assert embed.light == pytest.approx((light.min(initial=np.inf), light.max(initial=0)), rel=1e-6)
     assert cells.embedding.shape == (len(cells.low), 2)
     voxels = cells.detections.volume_um / np.prod(cells.spacing_um)
     np.testing.assert_allclose(cells.embedding[:, 0], voxels)
