@@ -208,8 +208,10 @@ class TrackPainter:
         """Draws a missed cell as its mask before the gap, or its mother's, moved; ends its track where others lie."""
         source = int(self._source[cell - self._found])
         self._left[source] -= 1
-        voxels = self._copies[source] if self._left[source] else self._copies.pop(source)
-        if self._track[cell] == 0:
+        voxels = self._copies.get(source)
+        if not self._left[source]:
+            self._copies.pop(source, None)
+        if voxels is None or self._track[cell] == 0:  # of a track that was too short, or ended before
             return
         way = self._cells.position_um[cell] - self._cells.position_um[source]
         steps = np.rint(way / self._spacing)[-painted.ndim :].astype(np.int64)

@@ -230,6 +230,19 @@ def test_drawing_daughters_from_birth_on_costs_less_than_leaving_them_out(missed
     assert drawn < 0.1 * left_out
 
 
+def test_nothing_is_drawn_for_a_track_that_is_too_short():
+    masks = {frame: np.zeros((1, 6, 6), np.uint16) for frame in range(5)}
+    for frame in (0, 2, 4):
+        masks[frame][0, 1:3, 1:3] = 1
+    found = detections_from_masks(masks.items(), SPACING)
+    painted, painter = paint(masks, found, np.array([-1, 0, 1]), min_length=6)
+    assert not any(mask.any() for mask in painted.values())
+    assert len(painter.lineage().label) == len(painter.cells().frame) == 0
+    painted, painter = paint(masks, found, np.array([-1, 0, 1]), min_length=5)
+    assert painter.lineage().rows().tolist() == [[1, 0, 4, 0]]
+    assert all(mask.any() for mask in painted.values())
+
+
 def test_short_tracks_without_relatives_are_left_out():
     masks = {frame: np.array([[1, 0, 2, 0, 0]], np.uint16) for frame in range(3)}
     masks[1] = np.array([[1, 0, 2, 0, 7]], np.uint16)
