@@ -50,9 +50,10 @@ def sweep(add) -> None:
         add(f"max_gap={gap}", overrides={"graph.max_gap": gap})
     add("copies=0", overrides={"data.imperfect_copies": 0})
     add("divisions=False", overrides={"labels.divisions": False})
-    # Features of nodes in voxels, of the original; those of links stay ours.
+    # Features of nodes in voxels, of the original; those of links stay ours. Places cannot be turned by any angle.
     for kind in ("2d", "patch"):
-        add(f"nodes=ben_haim2022_{kind}", overrides={"features.nodes": f"ben_haim2022_{kind}"})
+        nodes = {"features.nodes": f"ben_haim2022_{kind}", "augment.turns": False}
+        add(f"nodes=ben_haim2022_{kind}", overrides=nodes)
     most_probable = {"name": "ilp", "window": 10, "overlap": 4, "time_limit_s": 30.0, "false_penalty": 2.3}
     add("linking=ilp", overrides={"linking": most_probable})
     add("linking=hungarian", overrides={"linking": {"name": "hungarian", "false_penalty": 2.3}})
