@@ -192,16 +192,15 @@ def costs(
             return None
         part = spec.cut(whole, window)
         arrays = batch_arrays([part], _roomy(part.size, spec.buckets))
-        found = apply(arrays)
+        # Fetched whole: to cut a device array is a program of its own for each size of a window.
+        found = {name: np.asarray(values)[0] for name, values in apply(arrays).items()}
         here = np.searchsorted(whole.frame, window[0]) + np.arange(part.size[0])
         first, last = np.searchsorted(whole.target, (here[0], here[-1] + 1))
         inside = np.flatnonzero(whole.source[first:last] >= here[0]) + first
-        sums["edge"][inside] += np.asarray(found["edge"][0][: part.size[1]], np.float64)
+        sums["edge"][inside] += found["edge"][: part.size[1]]
         times["edge"][inside] += 1
         for name in EVENTS if "false" in found else ():
-            sums.setdefault(name, np.zeros(nodes))[here] += np.asarray(
-                found[name][0][: part.size[0]], np.float64
-            )
+            sums.setdefault(name, np.zeros(nodes))[here] += found[name][: part.size[0]]
         times["node"][here] += 1
     mean = {name: np.full(nodes, np.inf if name == "false" else 0.0) for name in EVENTS}
     mean |= {name: -values / times["node"] for name, values in sums.items() if name != "edge"}

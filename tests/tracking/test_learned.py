@@ -60,6 +60,23 @@ def test_every_edge_and_node_gets_the_mean_over_its_windows(whole):
     assert learned.costs(whole, spec, apply, lambda: True) is None
 
 
+def test_answers_are_fetched_before_they_are_cut(whole):
+    class OnDevice:
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(self.values, dtype)
+
+    found = learned.costs(
+        whole,
+        WindowSpec(5, 2, (Bucket(64, 512),)),
+        lambda batch: {"edge": OnDevice(batch["edge/features"].astype(np.float32))},
+    )
+    assert found is not None
+    np.testing.assert_allclose(found.edge, -(np.arange(len(whole.source)) + 0.5))
+
+
 def test_a_crowd_unlike_those_known_gets_a_larger_size_in_inference_and_an_error_in_training(whole):
     sizes = []
 
