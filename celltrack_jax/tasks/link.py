@@ -329,7 +329,9 @@ class LinkTask:
         return found
 
     def _cut(self, job: tuple[Truth, Parts, int, int]) -> list[windows.Graph]:
-        truth, parts, place, copy = job
+        whole, parts, place, copy = job
+        # Divided first: false detections look like cells of the movie.
+        truth = link_truth.part(whole, parts.training)
         if copy:
             rng = np.random.default_rng((self.config.seed, place, copy))
             # A fifth of the copies has no faults, others up to twice as many: the network sees how many there are.
@@ -338,9 +340,7 @@ class LinkTask:
                 name: times * getattr(self.imperfect, name) for name in ("drop", "false", "split", "merge")
             }
             truth = link_truth.imperfect(truth, rng, self.imperfect._replace(**rates))
-        return link_windows.labelled(
-            link_truth.part(truth, parts.training), self.graph, self.labels, self.windows
-        )
+        return link_windows.labelled(truth, self.graph, self.labels, self.windows)
 
 
 def _over_windows(apply: Callable[..., Any], batch: dict[str, jax.Array], keys: jax.Array | None) -> Any:

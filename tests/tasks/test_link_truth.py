@@ -42,6 +42,20 @@ def test_links_from_other_parts_are_none(task):
     assert (truth.parents[inside] >= 0).sum() > (part.parents >= 0).sum() > 0
 
 
+def test_faulty_copies_know_nothing_of_the_frames_held_out(task):
+    (truth,) = task._truths
+    late = truth.cells.detections.frame > task._parts[0].training[1]
+    blinding = np.where(late[:, None], np.float32(1e6), truth.cells.intensity)
+    task.config.imperfect.false = 0.4
+    found = []
+    for intensity in (truth.cells.intensity, blinding):
+        other = tasks.build(task.config)
+        other.__dict__["_truths"] = [truth._replace(cells=truth.cells._replace(intensity=intensity))]
+        found.append(other._training_windows)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.nodes["features"], two.nodes["features"])
+
+
 def test_a_movie_too_short_to_be_judged_is_said_and_no_other_is_an_error(task, capsys):
     (truth,) = task._truths
     short = link_truth.part(truth, (0, 6))._replace(name="short")
