@@ -70,7 +70,10 @@ class EmbedTask:
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, crops, augment, model, loss, evaluation.
+          config: reads seed, data, crops, augment, model, loss, train.accumulate, evaluation.
+
+        Raises:
+          InputError: parts of it do not go together.
         """
         self.config = config
         self.crops = from_mapping(CropSpec, config.crops.to_dict(), "crops")
@@ -86,6 +89,11 @@ class EmbedTask:
             raise InputError(
                 f"data.batch_size {data.batch_size} has to be data.classes {data.classes} times data.per_class "
                 f"{data.per_class}, both at least 2"
+            )
+        if config.train.accumulate > 1:
+            raise InputError(
+                f"train.accumulate {config.train.accumulate} divides batches into parts, and embeddings are compared "
+                "with those of the whole batch: set it to 1, and lower data.classes and data.batch_size instead"
             )
         if data.labels not in _KINDS:
             raise InputError(f"data.labels {data.labels!r}: choose one of {', '.join(_KINDS)}")
@@ -157,7 +165,9 @@ class EmbedTask:
         """
         del step
         track, size = batch["track"], self.crops.size
-        shared = keys[jnp.argmax(track[:, None] == track, 1)]
+        # Of the least sample, wherever it is: the order of a batch is another for each number of processes.
+        samples = jnp.where(track[:, None] == track, batch["sample"], jnp.uint32(2**32 - 1))
+        shared = keys[jnp.argmin(samples, 1)]
 
         def prepare(values: jax.Array, inside: jax.Array, moves: jax.Array, looks: jax.Array) -> jax.Array:
             image, labels = values[..., None].astype(jnp.float32), inside.astype(jnp.int32)

@@ -115,6 +115,20 @@ def test_moves_are_the_same_for_a_track_and_looks_are_not(folder):
     assert len({image.tobytes() for image in seen}) == 6
 
 
+def test_the_order_of_a_batch_changes_nothing(task):
+    def apply(image):
+        return jnp.ones((len(image), 8)), image
+
+    batch = {key: jnp.asarray(values) for key, values in task.train_data((0, 1))[0].items()}
+    keys = jax.random.split(jax.random.key(0), 6)
+    step = jax.jit(lambda batch, keys: task.loss(apply, batch, keys, jnp.zeros(()))[1])
+    seen = step(batch, keys)
+    # Two processes hold every other sample; the second sample of the second track then is before its first.
+    order = np.array([0, 2, 4, 1, 3, 5])[::-1]
+    other = step({key: values[order] for key, values in batch.items()}, keys[order])
+    np.testing.assert_array_equal(other, seen[order])
+
+
 def test_evaluation_finds_what_a_perfect_network_tells_apart(folder, monkeypatch):
     task = task_of(folder)
     model = FunctionalModel(task.model)
@@ -192,6 +206,7 @@ def test_errors_name_the_cure(folder):
         ({"data.store": ""}, r"give --config.data.store"),
         ({"data.classes": 40, "data.batch_size": 80}, r"too few tracks .* lower --config.data.classes"),
         ({"data.batch_size": 5}, r"batch_size 5 has to be data.classes 3 times data.per_class 2"),
+        ({"train.accumulate": 2}, r"train.accumulate 2 divides batches .* set it to 1"),
         ({"data.labels": "silver"}, r"no tracks or no silver"),
         ({"data.labels": "gold"}, r"choose one of markers, segmentation, silver"),
         ({"crops.size": (8, 8, 8)}, r"has 1 planes and config.crops.size 3 axes"),
