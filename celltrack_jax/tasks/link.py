@@ -213,6 +213,7 @@ class LinkTask:
             self.graph.diameter,
             in_voxels=self.graph.nodes.in_voxels,
             needs_light=needs_light,
+            fixed_diameter=self.graph.diameter_um > 0,
         )
 
     def link(

@@ -47,6 +47,7 @@ def fitting(
     *,
     in_voxels: bool,
     needs_light: bool,
+    fixed_diameter: bool,
     say: Callable[[str], object] = print,
 ) -> Cells:
     """Compares a movie with those that the linker was trained on, and says what differs.
@@ -57,6 +58,7 @@ def fitting(
       diameter_um: as there.
       in_voxels: whether the linker's features are in voxels.
       needs_light: whether it was never trained without the intensities that its movies had.
+      fixed_diameter: whether `diameter_um` is the same number for all movies.
       say: is told in one line what differs.
 
     Returns:
@@ -77,13 +79,13 @@ def fitting(
     if not any(lit) and _lit(cells):
         say("note: this linker was trained without images and does not look at them")
         cells = cells._replace(intensity=np.full_like(cells.intensity, np.nan))
-    for text in _differences(cells, movies, diameter_um(cells), in_voxels):
+    for text in _differences(cells, movies, diameter_um(cells), in_voxels, fixed_diameter):
         say(f"note: {text}; links may be worse than on movies like those")
     return cells
 
 
 def _differences(
-    cells: Cells, movies: Sequence[Mapping[str, Any]], diameter: float, in_voxels: bool
+    cells: Cells, movies: Sequence[Mapping[str, Any]], diameter: float, in_voxels: bool, fixed_diameter: bool
 ) -> list[str]:
     axes = slice(1 if is_flat(cells) else 0, 3)
     spacing = cells.spacing_um[axes]
@@ -102,14 +104,18 @@ def _differences(
             )
     # Without a spacing all lengths are in voxels, and compare with others in voxels.
     unit = bool(np.all(spacing == 1))
+    units = ("voxels", "µm") if unit else ("µm", "voxels")
     same = [
         movie["diameter_um"]
         for movie, other in zip(movies, known, strict=True)
         if bool(np.all(other == 1)) == unit
     ]
     if same and not any(_alike(diameter, other, _SAME_DIAMETER) for other in same):
+        found.append(f"a typical cell is {diameter:.3g} {units[0]} wide here and {same[0]:.3g} in training")
+    if not same and fixed_diameter:
         found.append(
-            f"a typical cell is {diameter:.3g} {'voxels' if unit else 'µm'} wide here and {same[0]:.3g} in training"
+            f"lengths are in {units[0]} here and in {units[1]} in training, and this linker takes {diameter:.3g} of "
+            "either for a cell's width (features.diameter_um): give --spacing as the training had it"
         )
     return found
 

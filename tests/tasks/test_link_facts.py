@@ -27,7 +27,7 @@ def compared(movie, trained, **settings):
     said = []
     found = [Truth("01", trained, np.zeros(2, np.int64), np.ones(2, bool), (0, 1))]
     facts = link_facts.facts(found, diameter, 2.0)
-    settings = {"in_voxels": False, "needs_light": False} | settings
+    settings = {"in_voxels": False, "needs_light": False, "fixed_diameter": False} | settings
     return link_facts.fitting(movie, facts, diameter, say=said.append, **settings), said
 
 
@@ -74,6 +74,14 @@ def test_spacing_and_size_are_named_with_both_numbers():
                     "movies like those"]  # fmt: skip
     # Micrometres do not compare with voxels.
     assert compared(cells(width=16), cells(spacing=fine))[1] == []
+    for here, there, units in (
+        (fine, (1.0, 1.0, 1.0), "µm here and in voxels"),
+        ((1.0, 1.0, 1.0), fine, "voxels here and in µm"),
+    ):
+        (said,) = compared(cells(spacing=here), cells(spacing=there), fixed_diameter=True)[1]
+        assert f"lengths are in {units} in training" in said
+        assert "give --spacing as the training had it" in said
+    assert compared(cells(spacing=fine), cells(spacing=fine), fixed_diameter=True)[1] == []
     _, said = compared(cells(deep=True, spacing=(2.0, 1.0, 1.0)), cells(deep=True, spacing=(5.0, 1.0, 1.0)))
     assert len(said) == 1
     assert "voxels are 2 times as deep as wide here and 5 times in training" in said[0]
