@@ -126,13 +126,16 @@ def movie_graph(
       also: further candidates.
 
     Returns:
-      A graph whose nodes and edges have "features"; and its edges.
+      A graph whose nodes and edges have "features", and whose nodes have the cells' "embedding" where they have one;
+      and its edges.
     """
     diameter = links.typical_diameter(cells.detections)
     edges = spec.candidates.edges(cells, diameter)
     if also is not None:
         edges = graph.with_links(edges, also)
     nodes = {"features": spec.nodes.make(cells, diameter)}
+    if cells.embedding.shape[1]:
+        nodes["embedding"] = cells.embedding
     described = {"features": np.zeros((len(edges.source), 0), np.float32)}
     if spec.edges:
         described = {"features": graph.edge_features(cells, edges, diameter)}

@@ -121,7 +121,8 @@ def _base() -> ConfigDict:
             "b1": 0.9,
             "b2": 0.999,
             "clip_norm": 1.0,
-            "weight_decay_rules": (("kernel", 1e-4), (".*", 0.0)),
+            "weight_decay_rules": ((".*", 1e-4),),
+            "decay": "in_gradient",
             # The trunk learns at a tenth of the rate of the layers behind it.
             "learning_rate_rules": (("trunk", 0.1), (".*", 1.0)),
         }

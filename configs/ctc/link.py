@@ -3,6 +3,7 @@
     python -m launch.prepare --source=<data set folder> --store=stores/psc
     python -m launch.train --config=configs/ctc/link.py:psc --workdir=runs/psc --config.data.store=stores/psc
     python -m launch.track --linker=runs/psc --masks=<folder of masks> --output=02_RES
+    python -m launch.train ... --config.embedder=<work folder of configs/ctc/embed.py> --config.model.embedding=128
 
 | argument | data | steps, time on two CPU cores | F1 of links on held-out frames: as annotated, with 5 % faults |
 |---|---|---|---|
@@ -62,6 +63,8 @@ def _base() -> ConfigDict:
     config.seed = 0
     config.ema_decay = 0.99
     config.mesh = ConfigDict({"space": 1, "parameters": ((".*", "replicated"),)})
+    # Work folder of a run of configs/ctc/embed.py whose embeddings describe cells; model.embedding is then its outputs.
+    config.embedder = ""
     # Lengths in diameters of the movie's median cell.
     config.graph = ConfigDict({"name": "near", "radius": 2.0, "max_gap": 2, "max_neighbours": 6})
     config.features = ConfigDict({"nodes": "physical", "edges": "physical"})
@@ -95,6 +98,7 @@ def _base() -> ConfigDict:
             "layers": 4,
             "directions": "both",
             "dropout": 0.0,
+            "embedding": 0,
             "block": 1024,
             "remat": False,
             "dtype": "auto",
