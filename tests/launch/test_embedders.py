@@ -1,6 +1,7 @@
 """Linkers that look at cells through an embedder: trained, moved and applied."""
 
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def config_of(folder, module=link, **changes):
+def config_of(folder, module: Any = link, **changes: Any):
     config = module.get_config("tiny")
     config.data.store, config.embedder = str(folder / "store"), str(folder / "embed")
     config.model.embedding = 8
