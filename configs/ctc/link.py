@@ -140,8 +140,8 @@ def _base() -> ConfigDict:
     config.evaluation = ConfigDict({"holdout": 0.15, "imperfect": (0.0, 0.05), "max_gap": 2})
     # Frames of a window, 0 for all, and from window to window when a movie is linked.
     config.inference = ConfigDict({"window": 10, "stride": 5})
-    # The lowest expected AOGM, where to leave out a true cell costs 10. Of cells drawn over gaps so many lie right; with 1
-    # gaps were bridged past cells that the network was sure of.
+    # The lowest expected AOGM. Leaving out a true cell costs 10; of cells drawn over gaps, a share `drawn` lies right
+    # (with 1, gaps were bridged past cells that the network was sure of).
     config.linking = ConfigDict(
         {
             "name": "expected_aogm",
