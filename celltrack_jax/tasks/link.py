@@ -27,7 +27,7 @@ from celltrack_jax.tasks.link_augment import AugmentSpec, augment
 from celltrack_jax.tasks.link_truth import Parts, Truth
 from celltrack_jax.tasks.link_windows import LabelSpec
 from celltrack_jax.tracking import choose, feature_sets, learned, windows
-from celltrack_jax.tracking.cells import Cells
+from celltrack_jax.tracking.cells import Cells, Embed
 from celltrack_jax.tracking.imperfect import ImperfectSpec
 from celltrack_jax.tracking.learned import EVENTS, GraphSpec, Near, WindowSpec
 from celltrack_jax.tracking.scored_links import Links, Scored, free_ends
@@ -45,8 +45,8 @@ class LinkTask:
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, graph, features, labels, imperfect, augment, model, loss, evaluation, inference,
-            linking.
+          config: reads seed, data, embedder, graph, features, labels, imperfect, augment, model, loss, evaluation,
+            inference, linking.
 
         Raises:
           InputError: parts of it do not go together.
@@ -86,7 +86,32 @@ class LinkTask:
                 f"features.nodes {features.nodes!r} are of other movies than {self.ndim}D (config.data.ndim): choose "
                 "another set"
             )
+        self.embed: Embed | None = None
+        self.embedding = int(config.model.embedding)
+        if self.embedding and not config.embedder:
+            raise InputError(
+                f"model.embedding is {self.embedding} and there is no embedder: give --config.embedder=<work folder of a "
+                "run of configs/ctc/embed.py>, or --config.model.embedding=0"
+            )
         self._forward = jax.jit(self._predict, static_argnums=0)
+
+    @property
+    def embedder_run(self) -> str:
+        """Work folder of the run that embeds cells; "" for none."""
+        return self.config.embedder
+
+    def use(self, embed: Embed) -> None:
+        """Takes the embedder of that run; called before any data are read.
+
+        Raises:
+          InputError: it has other outputs than the network takes.
+        """
+        if embed.outputs != self.embedding:
+            raise InputError(
+                f"the embedder {self.embedder_run} has {embed.outputs} outputs and the network takes {self.embedding}: "
+                f"give --config.model.embedding={embed.outputs}"
+            )
+        self.embed = embed
 
     def _refuse_short_windows(self) -> None:
         data, inference, reach = self.config.data, self.config.inference, self.max_gap + 1
@@ -135,7 +160,12 @@ class LinkTask:
             "edge/features": jax.ShapeDtypeStruct((*of_edges, len(self.graph.edges.columns)), float32),
             "edge/label": jax.ShapeDtypeStruct(of_edges, float32),
             "sample": jax.ShapeDtypeStruct((batch,), jnp.uint32),
-        }
+        } | self._embedding_spec(of_nodes)
+
+    def _embedding_spec(self, of_nodes: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+        if not self.embedding:
+            return {}
+        return {"node/embedding": jax.ShapeDtypeStruct((*of_nodes, self.embedding), jnp.float32)}
 
     def train_data(self, process: tuple[int, int]) -> grain.MapDataset:
         """Returns the batches of one process: windows of one bucket, drawn in proportion to how many fill it."""
@@ -283,7 +313,12 @@ class LinkTask:
         sequences = store.open_store(self.config.data.store)
         for sequence in sequences:
             self._check_planes(sequence.shape[2], sequence.name)
-        return [link_truth.read(sequence) for sequence in sequences]
+        self._check_embedded("the training")
+        return [link_truth.read(sequence, self.embed) for sequence in sequences]
+
+    def _check_embedded(self, what: str) -> None:
+        if self.embedding and self.embed is None:
+            raise ValueError(f"{what} needs the embedder {self.embedder_run}: call `use` first")
 
     def _check_planes(self, planes: int, what: str) -> None:
         # A movie without a frame has no planes.
@@ -346,11 +381,12 @@ class LinkTask:
 
 def _over_windows(apply: Callable[..., Any], batch: dict[str, jax.Array], keys: jax.Array | None) -> Any:
     """Applies a network of one window to each of a batch."""
+    of_nodes = [key for key in ("node/features", "node/embedding") if key in batch]
 
     def one(window: dict[str, jax.Array], key: jax.Array | None) -> Any:
-        nodes = {"features": window["node/features"]}
+        nodes = {name.removeprefix("node/"): window[name] for name in of_nodes}
         ends = window["senders"], window["receivers"]
         return apply(windows.flat_tuple(nodes, window["edge/features"], *ends), key)
 
-    needed = {key: batch[key] for key in ("node/features", "edge/features", "senders", "receivers")}
+    needed = {key: batch[key] for key in (*of_nodes, "edge/features", "senders", "receivers")}
     return jax.vmap(one, in_axes=(0, None if keys is None else 0))(needed, keys)

@@ -4,6 +4,7 @@ Shapes: N detections of a movie.
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from celltrack_jax.data import store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.tracking import graph
-from celltrack_jax.tracking.cells import Cells, measure_cells, select
+from celltrack_jax.tracking.cells import Cells, Embed, measure_and_embed, select
 from celltrack_jax.tracking.imperfect import ImperfectSpec, degrade
 
 
@@ -37,29 +38,26 @@ class Parts(NamedTuple):
     """The last frames, None where the movie is too short to be divided."""
 
 
-def read(sequence: store.StoredSequence) -> Truth:
+def read(sequence: store.StoredSequence, embed: Embed | None = None) -> Truth:
     """Measures the tracked cells of a movie.
 
+    Args:
+      sequence: of the store.
+      embed: makes their embeddings.
+
     Raises:
-      InputError: it has no tracks.
+      InputError: it has no tracks, or is not what the embedder was trained on.
     """
     if sequence.lineage is None or "markers" not in sequence.labels:
         raise InputError(
             f"{sequence.name} has no tracks: a tracker learns from TRA markers and man_track.txt"
         )
-    frames = np.flatnonzero(sequence.labelled["markers"])
-    flat = sequence.shape[2] == 1
+    places = np.flatnonzero(sequence.labelled["markers"]).tolist()
 
-    def read(t: int) -> tuple[int, np.ndarray, np.ndarray | None]:
-        labels = np.asarray(sequence.labels["markers"][t, 0].read().result())
-        image = np.asarray(sequence.image[t, 0].read().result()) if sequence.has_images else None
-        if flat:
-            labels, image = labels[0], None if image is None else image[0]
-        return int(sequence.frames[t]), labels, image
+    def frames() -> Iterable[tuple[int, np.ndarray, np.ndarray | None]]:
+        return threads.mapped(lambda t: store.read_frame(sequence, "markers", t), places, threads.cores())
 
-    cells = measure_cells(
-        threads.mapped(read, frames.tolist(), threads.cores()), np.asarray(sequence.spacing_um)
-    )
+    cells = measure_and_embed(frames, np.asarray(sequence.spacing_um), embed)
     frame = cells.detections.frame
     if len(frame) == 0:
         raise InputError(f"{sequence.name} has no tracked cell: prepare the movies again without it")

@@ -50,9 +50,9 @@ def _ilp(cells, edges, costs, window, overlap, time_limit_s, false_penalty):
     return ilp(cells.detections.frame, edges.source, edges.target, costs, **limits)
 
 
-def _expected_aogm(cells, edges, costs, window, overlap, time_limit_s, reject):
+def _expected_aogm(cells, edges, costs, window, overlap, time_limit_s, reject, drawn):
     frame = cells.detections.frame
-    costs = expected_aogm(frame, edges.source, edges.target, costs, reject=reject)
+    costs = expected_aogm(frame, edges.source, edges.target, costs, reject=reject, drawn=drawn)
     limits = dict(window=window, overlap=overlap, time_limit_s=time_limit_s)
     return ilp(frame, edges.source, edges.target, costs, **limits)
 

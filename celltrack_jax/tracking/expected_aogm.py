@@ -17,7 +17,7 @@ _SURE = 30.0
 
 
 def expected_aogm(
-    frame: np.ndarray, source: np.ndarray, target: np.ndarray, nats: Costs, *, reject: float
+    frame: np.ndarray, source: np.ndarray, target: np.ndarray, nats: Costs, *, reject: float, drawn: float
 ) -> Costs:
     """Turns negative log-odds into expected AOGM.
 
@@ -25,9 +25,11 @@ def expected_aogm(
     true: one of its candidate sources is its predecessor, it appears, or it is false; the probabilities of these are
     divided by their sum. And it is false with the odds of that against those of a past times those of a future: of an
     appearance or any link to it, and of a disappearance or any link from it. With p of a link over g skipped frames,
-    in which the cell is drawn, and the weights of Matula et al. 2015 (doi:10.1371/journal.pone.0144959),
+    in which the cell is drawn and lies right there with probability q, 1 without a gap, and with the weights of Matula
+    et al. 2015 (doi:10.1371/journal.pone.0144959),
 
-        link      (1 - p) max(g FP, ED) - p ((g + 1) EA + g FN)     edges at a drawn cell that is none are not counted
+        link      (1 - p) max(g FP, ED) + p ((1 - q) g FP - q ((g + 1) EA + g FN))      edges at a drawn cell that is none
+                                                                                       are not counted
         division  (1 - 2 p) EC                                      of the daughter that would be linked anyway
         left out  (1 - p) reject - p FP
 
@@ -40,19 +42,23 @@ def expected_aogm(
       target: (E,) integers.
       nats: negative log-odds, such as `learned.costs` gives.
       reject: what it costs to leave out a true cell, in AOGM; FN there, less where false cells disturb more.
+      drawn: q, from 0 to 1.
 
     Returns:
       Costs whose sum over a lineage is its expected AOGM, but for a constant.
 
     Raises:
-      ValueError: `reject` is negative.
+      ValueError: `reject` is negative, or `drawn` no probability.
     """
     if reject < 0:
         raise ValueError(f"reject={reject} must not be negative")
+    if not 0 <= drawn <= 1:
+        raise ValueError(f"drawn={drawn} must be between 0 and 1")
     link, false = _links(target, nats), _false(source, target, nats)
     gap = frame[target] - frame[source] - 1
     wrong = np.maximum(gap * WEIGHTS["FP"], WEIGHTS["ED"])
-    right = (gap + 1) * WEIGHTS["EA"] + gap * WEIGHTS["FN"]
+    there = np.where(gap > 0, drawn, 1.0)
+    right = there * ((gap + 1) * WEIGHTS["EA"] + gap * WEIGHTS["FN"]) - (1 - there) * gap * WEIGHTS["FP"]
     nothing = np.zeros(len(frame))
     return Costs(
         edge=np.where(np.isposinf(nats.edge), np.inf, (1 - link) * wrong - link * right),

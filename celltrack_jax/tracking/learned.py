@@ -132,7 +132,8 @@ def movie_graph(
       also: further candidates.
 
     Returns:
-      A graph whose nodes and edges have "features"; and its edges.
+      A graph whose nodes and edges have "features", and whose nodes have the cells' "embedding" where they have one;
+      and its edges.
     """
     diameter = spec.diameter(cells)
     edges = spec.candidates.edges(cells, diameter)
@@ -141,6 +142,8 @@ def movie_graph(
     nodes, described = (
         {"features": features.make(cells, diameter, edges)} for features in (spec.nodes, spec.edges)
     )
+    if cells.embedding.shape[1]:
+        nodes["embedding"] = cells.embedding
     return windows.Graph(cells.detections.frame, edges.source, edges.target, nodes, described), edges
 
 

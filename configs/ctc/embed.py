@@ -5,10 +5,14 @@
 
 | argument | data | steps, time on two CPU cores | MAP@R, precision@1 on held-out tracks: before, after |
 |---|---|---|---|
-| 2d | Fluo-N2DH-SIM+/01 | | |
+| 2d | Fluo-N2DH-SIM+/01 | 300; 9 min, busy with other work | .17 .65, .32 .86 |
 | 3d | stacks with TRA markers that are whole cells | not trained yet | |
 | patch | windows that are not masked, for markers that are not whole cells | not trained yet | |
 | tiny | what the tests train | 20; seconds | |
+
+Before are random weights whose batch norm has the crops' own statistics. So few steps are not enough: scores still
+rose (.29 after 100, .31 after 200), and cosines of the crops' pixels give .37 .92, random weights whose batch norm has
+its initial statistics, which normalise nothing, .34 .89. With the original's rates, a tenth of these, 150 steps made .21.
 """
 
 from ml_collections import ConfigDict
@@ -115,14 +119,15 @@ def _base() -> ConfigDict:
     )
     config.optimizer = ConfigDict(
         {
-            "learning_rate": 1e-4,
+            "learning_rate": 1e-3,
             "warmup_steps": 20,
             "final_fraction": 0.1,
             "b1": 0.9,
             "b2": 0.999,
             "clip_norm": 1.0,
-            "weight_decay_rules": (("kernel", 1e-4), (".*", 0.0)),
-            # The trunk learns at a tenth of the rate of the layers behind it.
+            "weight_decay_rules": ((".*", 1e-4),),
+            "decay": "in_gradient",
+            # The trunk learns at a tenth of it, as in the original, whose rates are a tenth of these, for 1,000 epochs.
             "learning_rate_rules": (("trunk", 0.1), (".*", 1.0)),
         }
     )

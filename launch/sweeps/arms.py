@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
+from launch import embedders
 
 Add = Callable[..., None]
 
@@ -84,6 +85,7 @@ def check(arms: list[Arm], path: Path) -> None:
             task = tasks.build(arm.config)
             data = json.dumps(as_json(arm.config).get("data"), sort_keys=True)
             if data not in opened:
+                embedders.attach(task, None)
                 task.train_data((0, 1))
                 opened.add(data)
         except (InputError, TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:

@@ -64,8 +64,8 @@ def test_expected_aogm_is_what_the_integer_program_makes_least(movie):
     cells, edges, costs, _ = movie
     frame = cells.detections.frame
     limits = {"window": 3, "overlap": 1, "time_limit_s": 10.0}
-    chosen = choose.chooser("expected_aogm", **limits, reject=4.0)(cells, edges, costs)
-    expected = expected_aogm(frame, edges.source, edges.target, costs, reject=4.0)
+    chosen = choose.chooser("expected_aogm", **limits, reject=4.0, drawn=0.5)(cells, edges, costs)
+    expected = expected_aogm(frame, edges.source, edges.target, costs, reject=4.0, drawn=0.5)
     check_same(chosen, ilp(frame, edges.source, edges.target, expected, **limits))
 
 

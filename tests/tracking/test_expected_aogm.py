@@ -63,7 +63,7 @@ def test_where_the_truth_is_known_costs_differ_as_the_aogm_does():
         np.where(children > 1, -SURE, SURE),
         np.where(real, SURE, -SURE),
     )
-    costs = expected_aogm(frame, source, target, nats, reject=10.0)
+    costs = expected_aogm(frame, source, target, nats, reject=10.0, drawn=1.0)
     rng = np.random.default_rng(0)
     seen = []
     for _ in range(300):
@@ -89,7 +89,7 @@ def test_where_the_truth_is_known_costs_differ_as_the_aogm_does():
 @given(problems(most_edges=5))
 def test_costs_are_means_over_what_may_be_true(problem):
     frame, source, target, nats = problem
-    costs = expected_aogm(frame, source, target, nats, reject=3.0)
+    costs = expected_aogm(frame, source, target, nats, reject=3.0, drawn=0.3)
     for n in range(len(frame)):
         into = np.flatnonzero(target == n)
         weights = np.append(expit(-nats.edge[into]), [expit(-nats.appear[n]), expit(-nats.false[n])])
@@ -97,8 +97,12 @@ def test_costs_are_means_over_what_may_be_true(problem):
         for place, edge in enumerate(into):
             gap = frame[n] - frame[source[edge]] - 1
             mean = sum(
-                chance * (-(1.5 * (gap + 1) + 10 * gap) if truth == place else max(gap, 1))
+                chance * there * cost
                 for truth, chance in enumerate(outcomes)
+                for there, cost in (
+                    (0.3 if gap else 1.0, -(1.5 * (gap + 1) + 10 * gap) if truth == place else max(gap, 1)),
+                    (0.7 if gap else 0.0, gap if truth == place else max(gap, 1)),
+                )
             )
             assert costs.edge[edge] == pytest.approx(mean)
         if np.isfinite(nats.false[n]):
@@ -117,7 +121,9 @@ def test_costs_are_means_over_what_may_be_true(problem):
     )
 
 
-def test_a_negative_cost_of_rejection_is_refused():
+def test_settings_out_of_their_range_are_refused():
     none = np.zeros(0, np.int64)
     with pytest.raises(ValueError, match="reject=-1"):
-        expected_aogm(none, none, none, Costs(*np.zeros((5, 0))), reject=-1.0)
+        expected_aogm(none, none, none, Costs(*np.zeros((5, 0))), reject=-1.0, drawn=0.5)
+    with pytest.raises(ValueError, match=r"drawn=1.5"):
+        expected_aogm(none, none, none, Costs(*np.zeros((5, 0))), reject=1.0, drawn=1.5)
