@@ -349,7 +349,7 @@ class LinkTask:
         return [link_truth.part(truth, parts.held_out) for truth, parts in pairs if parts.held_out]
 
     @functools.cached_property
-    def _training_windows(self) -> list[windows.Graph]:
+    def _training_windows(self) -> list[link_windows.Window]:
         """Windows of the movies as annotated, and of imperfect copies of them."""
         movies = list(zip(self._truths, self._parts, strict=True))
         jobs = [
@@ -358,13 +358,13 @@ class LinkTask:
             for copy in range(1 + self.config.data.imperfect_copies)
         ]
         found = [window for part in threads.mapped(self._cut, jobs) for window in part]
-        if not any(window.edges["label"].any() for window in found):
+        if not any(window.whole.edges["label"].any() for window in found):
             raise InputError(
                 f"{self.config.data.store} has no links to learn from: prepare movies with tracks"
             )
         return found
 
-    def _cut(self, job: tuple[Truth, Parts, int, int]) -> list[windows.Graph]:
+    def _cut(self, job: tuple[Truth, Parts, int, int]) -> list[link_windows.Window]:
         whole, parts, place, copy = job
         # Divided first: false detections look like cells of the movie.
         truth = link_truth.part(whole, parts.training)

@@ -22,18 +22,37 @@ class LabelSpec(NamedTuple):
     """Whether links that are no candidates are made some, to learn from."""
 
 
-def labelled(truth: Truth, spec: GraphSpec, labels: LabelSpec, cutting: WindowSpec) -> list[windows.Graph]:
-    """Cuts a movie into windows with the answers, one from each frame on.
+class Window(NamedTuple):
+    """A window of a movie's graph, which is cut when it is read: windows overlap, and all of them would not fit."""
+
+    whole: windows.Graph
+    ends: tuple[int, int]
+    """First and last frame."""
+    size: tuple[int, int]
+    """Nodes and edges."""
+    cutting: WindowSpec
+    reach: int
+    """Frames between the ends of an edge at most."""
+
+    def read(self) -> windows.Graph:
+        """Cuts it.
+
+        Returns:
+          Graph with, beside what `learned.movie_graph` gives, edges "label" float32, 1 for a true link; nodes "events"
+          (n, 4) float32, the answers to `EVENTS`, and "weights" (n, 4) float32, 0 where the window does not show the
+          answer.
+        """
+        return _answered(self.cutting.cut(self.whole, self.ends), self.ends, self.reach)
+
+
+def labelled(truth: Truth, spec: GraphSpec, labels: LabelSpec, cutting: WindowSpec) -> list[Window]:
+    """Divides a movie into windows with the answers, one from each frame on.
 
     Args:
       truth: of the movie.
       spec: of its candidate graph.
       labels: what a link is.
       cutting: length and buckets of windows.
-
-    Returns:
-      Graphs with, beside what `learned.movie_graph` gives, edges "label" float32, 1 for a true link; nodes "events"
-      (n, 4) float32, the answers to `EVENTS`, and "weights" (n, 4) float32, 0 where the window does not show the answer.
 
     Raises:
       InputError: a window fits no bucket.
@@ -48,10 +67,11 @@ def labelled(truth: Truth, spec: GraphSpec, labels: LabelSpec, cutting: WindowSp
     nodes, described = {**whole.nodes, "real": truth.real}, {**whole.edges, "label": label}
     whole = whole._replace(nodes=nodes, edges=described)
     found = []
+    bare = whole._replace(nodes={}, edges={})
     for ends in windows.windows(whole.frame, cutting.length, 1):
-        window = cutting.cut(whole, ends)
-        learned.fitting(window.size, cutting.buckets, ends)
-        found.append(_answered(window, ends, spec.candidates.max_gap + 1))
+        size = windows.cut(bare, ends).size
+        learned.fitting(size, cutting.buckets, ends)
+        found.append(Window(whole, ends, size, cutting, spec.candidates.max_gap + 1))
     return found
 
 
@@ -97,7 +117,7 @@ class Reader:
 
     def __init__(
         self,
-        graphs: Sequence[windows.Graph],
+        graphs: Sequence[Window],
         buckets: Sequence[windows.Bucket],
         batch: int,
         process: tuple[int, int],
@@ -124,5 +144,5 @@ class Reader:
         chosen = rng.choice(self._members[bucket], self._batch)
         samples = np.arange(self._batch) + int(number) * self._batch
         own = slice(self._process[0], None, self._process[1])
-        arrays = learned.batch_arrays([self._graphs[i] for i in chosen[own]], self._buckets[bucket])
+        arrays = learned.batch_arrays([self._graphs[i].read() for i in chosen[own]], self._buckets[bucket])
         return {**arrays, "sample": (samples[own] % 2**32).astype(np.uint32)}

@@ -91,7 +91,7 @@ def _base() -> ConfigDict:
             "prefetch": 4,
         }
     )
-    # Mean rates per true cell, from 0 to twice that over the copies; lengths in its diameters.
+    # Rates per true cell, over the copies from 0 to twice these; lengths in its diameters.
     config.imperfect = ConfigDict(
         {"drop": 0.05, "false": 0.05, "split": 0.01, "merge": 0.01, "jitter": 0.03, "scale": 0.1}
     )

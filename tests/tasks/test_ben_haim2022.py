@@ -52,7 +52,7 @@ def rows(folder, frames):
 @pytest.mark.parametrize("scale", [2.0, 0.1])
 def test_windows_are_what_the_words_say(folder, scale):
     task = build(folder, scale)
-    windows = task._training_windows
+    windows = [window.read() for window in task._training_windows]
     every = rows(folder, range(6))
     boxes = np.array([row[2:6] for _, _, row in every])
     reach = scale * (boxes[:, 2:] - boxes[:, :2]).max(0)

@@ -51,7 +51,7 @@ def test_faulty_copies_know_nothing_of_the_frames_held_out(task):
     for intensity in (truth.cells.intensity, blinding):
         other = tasks.build(task.config)
         other.__dict__["_truths"] = [truth._replace(cells=truth.cells._replace(intensity=intensity))]
-        found.append(other._training_windows)
+        found.append([window.read() for window in other._training_windows])
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one.nodes["features"], two.nodes["features"])
 
