@@ -320,7 +320,10 @@ def _cut(frames: Iterable[Any], cells: Cells, spec: CropSpec) -> tuple[np.ndarra
     """The crops of all cells of a movie: float16 values and bool (N, *S), see `Gallery`."""
     count = len(cells.low)
     values, inside = np.zeros((count, *spec.size), np.float16), np.zeros((count, *spec.size), bool)
-    movie = float(cells.intensity[:, MIN].min(initial=np.inf)), float(cells.intensity[:, MAX].max(initial=0))
+    movie = (
+        float(cells.intensity[:, MIN].min(initial=np.inf)),
+        float(cells.intensity[:, MAX].max(initial=-np.inf)),
+    )
     for number, labels, seen in frames:
         first, end = np.searchsorted(cells.detections.frame, (number, number + 1))
         image = seen if spec.light else None

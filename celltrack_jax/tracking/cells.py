@@ -120,7 +120,9 @@ def measure_and_embed(
     if embed is not None and embed.needs_range:
         light = measure_cells(frames(), spacing).intensity
         known = light[~np.isnan(light[:, MIN])]
-        embed = embed.of_movie(float(known[:, MIN].min(initial=np.inf)), float(known[:, MAX].max(initial=0)))
+        embed = embed.of_movie(
+            float(known[:, MIN].min(initial=np.inf)), float(known[:, MAX].max(initial=-np.inf))
+        )
     return measure_cells(frames(), spacing, embed)
 
 
