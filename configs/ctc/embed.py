@@ -142,7 +142,7 @@ def _base() -> ConfigDict:
             "best_metric": "score",
         }
     )
-    # Not learned from: every fifth track, and the last part of each movie. A linker is judged with at least a window: hold
-    # out as many frames of short movies, or it is judged with cells that the embedder knows.
+    # Not learned from: every fifth track, and the last part of each movie. A linker is judged with at least a window:
+    # hold out as many frames of short movies, or it is judged with cells that the embedder knows.
     config.evaluation = ConfigDict({"holdout_tracks": 0.2, "holdout_frames": 0.15, "max_crops": 2000})
     return config
