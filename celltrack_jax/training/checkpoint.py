@@ -283,7 +283,10 @@ def _scores(workdir: Path, metric: str) -> dict[int, float]:
 
 
 def _best(steps: Sequence[int], scores: Mapping[int, float]) -> int | None:
-    return max((step for step in steps if step in scores), key=lambda step: scores[step], default=None)
+    """Returns the step of the highest score; the last of equal ones, which has learned more."""
+    return max(
+        (step for step in steps if step in scores), key=lambda step: (scores[step], step), default=None
+    )
 
 
 class _Best:

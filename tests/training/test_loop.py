@@ -144,6 +144,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         assert np.isfinite(leaf).all()
 
 
+def test_of_equally_good_checkpoints_the_last_one_is_the_best():
+    assert checkpoint._best([3, 6, 9, 12], {3: 0.9, 6: 1.0, 9: 1.0, 15: 2.0}) == 9
+    assert checkpoint._best([3, 6], {}) is None
+
+
 def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
     config = toy_config(steps=15, keep_latest=1)
     task = ToyTask(config)
