@@ -41,8 +41,7 @@ def main(_: Sequence[str]) -> int:
         movie = movies.open_movie(Path(linking.IMAGES.value))
         images = movie.path
         masks = masks._replace(spacing_um=movie.spacing_um, spacing_known=movie.spacing_known)
-        if linking.looks_at_images():
-            masks = masks._replace(image=movies.images_of_masks(movie, masks.frames, shape))
+        masks = masks._replace(image=movies.images_of_masks(movie, masks.frames, shape))
     planes = shape[0] if len(shape) == 3 else 1
     spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
     masks = masks._replace(spacing_um=spacing, spacing_known=known)
@@ -79,7 +78,8 @@ def open_masks(folder: Path) -> tuple[track.Masks, tuple[int, ...]]:
             )
         if labels.dtype.kind not in "iu" or (labels.dtype.kind == "i" and labels.min(initial=0) < 0):
             raise InputError(
-                f"{files[frame]} (frame {frame}) holds {labels.dtype} values that are no labels (0, 1, 2, ...)"
+                f"{files[frame]} (frame {frame}) holds {labels.dtype} values that are no labels: "
+                "write 0, 1, 2, ... as integers"
             )
         return labels
 

@@ -129,7 +129,7 @@ def empty(folder: Path) -> None:
     [
         (truncated, "mask002.tif (frame 2)"),
         (other_shape, "mask003.tif (frame 3) has shape (5, 5), mask000.tif has (20, 30)"),
-        (floats, "mask003.tif (frame 3) holds float32 values that are no labels"),
+        (floats, "mask003.tif (frame 3) holds float32 values that are no labels: write 0, 1, 2"),
         (gap, "lacks the frames 1, so tracks would break there"),
         (duplicate, "mask003.tif: frame 3 is also in mask00003.tif"),
         (empty, "has no masks: name them like one of mask000.tif"),
@@ -229,6 +229,21 @@ def test_doubts_of_a_network_reach_the_page(linker, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{page}: 5 frames, ")
     assert ('id="show-links"' in page.read_text()) == (len(scores.frame) > 0)
+
+
+def test_images_are_measured_and_compared_with_the_masks_for_every_linker(tmp_path):
+    masks = cells(range(3))
+    write_masks(tmp_path / "masks", "mask", masks)
+    write_masks(tmp_path / "01", "t", {frame: 10 + mask for frame, mask in masks.items()})
+    flags = (f"--masks={tmp_path / 'masks'}", "--linker=hungarian", f"--output={tmp_path / '01_RES'}")
+    assert call(*flags, f"--images={tmp_path / '01'}")[0] == 0
+    with (tmp_path / "01_RES" / "tracks.csv").open(newline="") as file:
+        measured = [float(row["mean_intensity"]) for row in csv.DictReader(file)]
+    assert measured == [20, 60, 21, 59, 22, 58]
+    write_masks(tmp_path / "02", "t", {0: np.zeros((20, 31), np.uint16)})
+    status, _, err = call(*flags, f"--images={tmp_path / '02'}")
+    assert status == 1
+    assert "has frames of shape (1, 20, 31), the masks (1, 20, 30)" in err
 
 
 def test_images_of_another_size_are_named(linker, tmp_path):
