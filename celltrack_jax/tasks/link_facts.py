@@ -10,6 +10,7 @@ import numpy as np
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.tasks.link_truth import Truth
+from celltrack_jax.tracking import links
 from celltrack_jax.tracking.cells import Cells
 from celltrack_jax.tracking.handmade import is_flat
 
@@ -33,9 +34,10 @@ def facts(
     """
     movies = []
     for truth in truths:
-        diameter = diameter_um(truth.cells)
-        row = {"name": truth.name, "spacing_um": truth.cells.spacing_um.tolist(), "diameter_um": diameter}
-        row |= {"radius_um": None if radius is None else radius * diameter, "images": _lit(truth.cells)}
+        measured = links.typical_diameter(truth.cells.detections)
+        reach = None if radius is None else radius * diameter_um(truth.cells)
+        row = {"name": truth.name, "spacing_um": truth.cells.spacing_um.tolist(), "diameter_um": measured}
+        row |= {"radius_um": reach, "images": _lit(truth.cells)}
         movies.append(row)
     return {"movies": movies}
 
@@ -76,6 +78,10 @@ def fitting(
             "the movie has no images and this linker was trained with images alone: give --images, or train with "
             "augment.dark_probability above 0"
         )
+    if all(lit) and not _lit(cells):
+        say(
+            "note: this linker was trained with images and the movie has none: give --images for better links"
+        )
     if not any(lit) and _lit(cells):
         say("note: this linker was trained without images and does not look at them")
         cells = cells._replace(intensity=np.full_like(cells.intensity, np.nan))
@@ -110,8 +116,9 @@ def _differences(
         for movie, other in zip(movies, known, strict=True)
         if bool(np.all(other == 1)) == unit
     ]
-    if same and not any(_alike(diameter, other, _SAME_DIAMETER) for other in same):
-        found.append(f"a typical cell is {diameter:.3g} {units[0]} wide here and {same[0]:.3g} in training")
+    measured = links.typical_diameter(cells.detections)
+    if same and not any(_alike(measured, other, _SAME_DIAMETER) for other in same):
+        found.append(f"a typical cell is {measured:.3g} {units[0]} wide here and {same[0]:.3g} in training")
     if not same and fixed_diameter:
         found.append(
             f"lengths are in {units[0]} here and in {units[1]} in training, and this linker takes {diameter:.3g} of "

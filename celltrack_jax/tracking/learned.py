@@ -232,6 +232,6 @@ def fitting(
         largest = buckets[-1]
         raise InputError(
             f"frames {window[0]} to {window[1]} hold {size[0]} cells and {size[1]} candidate links, the largest bucket "
-            f"{largest.nodes} and {largest.edges}: add a larger one to --config.data.buckets, or shorten "
-            "--config.data.window"
+            f"{largest.nodes} and {largest.edges}: add a larger one, as in "
+            f"'--config.data.buckets=(({size[0] + 1},{size[1]}),)', or shorten --config.data.window"
         ) from None

@@ -53,7 +53,10 @@ def test_a_linker_that_never_saw_the_dark_needs_images():
         InputError, match="no images and this linker was trained with images alone: give --images"
     ):
         compared(cells(images=False), cells(), needs_light=True)
-    assert compared(cells(images=False), cells())[1] == []
+    _, said = compared(cells(images=False), cells())
+    assert said == [
+        "note: this linker was trained with images and the movie has none: give --images for better links"
+    ]
 
 
 def test_a_linker_that_never_saw_images_does_not_look_at_them():
@@ -85,3 +88,14 @@ def test_spacing_and_size_are_named_with_both_numbers():
     _, said = compared(cells(deep=True, spacing=(2.0, 1.0, 1.0)), cells(deep=True, spacing=(5.0, 1.0, 1.0)))
     assert len(said) == 1
     assert "voxels are 2 times as deep as wide here and 5 times in training" in said[0]
+
+
+def test_a_fixed_diameter_does_not_hide_that_cells_are_others():
+    found = [Truth("01", cells(), np.zeros(2, np.int64), np.ones(2, bool), (0, 1))]
+    facts = link_facts.facts(found, lambda _: 8.0, 2.0)
+    assert facts["movies"][0]["radius_um"] == 16
+    said = []
+    settings = {"in_voxels": False, "needs_light": False, "fixed_diameter": True}
+    link_facts.fitting(cells(width=16), facts, lambda _: 8.0, say=said.append, **settings)
+    assert len(said) == 1
+    assert "a typical cell is 18.1 voxels wide here and 4.51 in training" in said[0]
