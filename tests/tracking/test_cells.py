@@ -150,7 +150,7 @@ def test_an_embedder_is_given_each_frame_with_its_cells(frames):
     embed = Sums()
     cells = measure_and_embed(lambda: frames, SPACING, embed)
     light = np.concatenate([np.zeros(0), *(i[m > 0] for _, m, i in frames if i is not None)])
-    assert embed.light == pytest.approx((light.min(initial=np.inf), light.max(initial=0)), rel=1e-6)
+    assert embed.light == pytest.approx((light.min(initial=np.inf), light.max(initial=-np.inf)), rel=1e-6)
     assert cells.embedding.shape == (len(cells.low), 2)
     voxels = cells.detections.volume_um / np.prod(cells.spacing_um)
     np.testing.assert_allclose(cells.embedding[:, 0], voxels)

@@ -113,7 +113,7 @@ def test_a_work_folder_that_cannot_be_written_is_said_before_anything_compiles(t
 
 
 def test_a_step_that_does_not_fit_is_refused_before_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.memory, "device_bytes", lambda device, sharing: 100_000)
+    monkeypatch.setattr(loop.memory, "device_bytes", lambda device, sharing: 50_000)
     config = toy_config(steps=1)
     with pytest.raises(InputError, match=r"a step needs .* GiB on each device"):
         loop.train(ToyTask(config), config, tmp_path)
