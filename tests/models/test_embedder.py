@@ -53,7 +53,7 @@ def test_a_crop_of_any_size_becomes_a_unit_vector(size):
     assert (out.shape, out.dtype) == ((2, 6), jnp.float32)
 
 
-@pytest.mark.parametrize("hidden", [(), (7,), (7, 3)])
+@pytest.mark.parametrize("hidden", [(), (7, 3)])
 def test_linear_layers_have_a_relu_between_them_and_norm_one_after(hidden):
     model = _functional(hidden=hidden)
     trunk = FunctionalModel(
