@@ -71,8 +71,6 @@ class DenseTask:
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, (B, *S, C) -> {"cells": (B, *S, representation.channels)}."""
         settings = self.config.model.to_dict()
-        if settings["dtype"] == "auto":
-            settings["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         heads = {HEAD: self.representation.channels}
         return models.build(settings.pop("name"), rngs, in_channels=self.channels, heads=heads, **settings)
 

@@ -101,8 +101,6 @@ class EmbedTask:
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, (B, *S, 1) -> (B, K) unit vectors."""
         settings = self.config.model.to_dict()
-        if settings["dtype"] == "auto":
-            settings["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         return models.build(settings.pop("name"), rngs, ndim=self.ndim, **settings)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -129,8 +129,6 @@ class LinkTask:
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, called as `module(graph, key, train=)` on one padded window."""
         settings = self.config.model.to_dict()
-        if settings.get("dtype") == "auto":
-            settings["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         sizes = {
             "node_features": len(self.graph.nodes.columns),
             "edge_features": len(self.graph.edges.columns),
@@ -240,10 +238,9 @@ class LinkTask:
         return link_facts.fitting(
             cells,
             trained,
-            self.graph.diameter,
             in_voxels=self.graph.nodes.in_voxels,
             needs_light=needs_light,
-            fixed_diameter=self.graph.diameter_um > 0,
+            fixed_um=self.graph.diameter_um,
         )
 
     def link(
@@ -295,8 +292,8 @@ class LinkTask:
             prefix = "" if share == 0 else f"imperfect_{share:g}/"
             measures = {**agreement.f1(rows), "lnk": agreement.lnk(rows)}
             scores |= {f"{prefix}{measure}": value for measure, value in measures.items()}
-        judged = [v for k, v in scores.items() if k.rsplit("/")[-1] == "lnk" and v is not None]
-        scores["score"] = float(np.mean(judged)) if judged else None
+        known = [v for k, v in scores.items() if k.rsplit("/")[-1] == "lnk" and v is not None]
+        scores["score"] = float(np.mean(known)) if known else None
         return scores
 
     def _imperfect(self, truth: Truth, share: float) -> Truth:

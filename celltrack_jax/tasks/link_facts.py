@@ -45,11 +45,10 @@ def facts(
 def fitting(
     cells: Cells,
     trained: Mapping[str, Any],
-    diameter_um: Callable[[Cells], float],
     *,
     in_voxels: bool,
     needs_light: bool,
-    fixed_diameter: bool,
+    fixed_um: float,
     say: Callable[[str], object] = print,
 ) -> Cells:
     """Compares a movie with those that the linker was trained on, and says what differs.
@@ -57,10 +56,9 @@ def fitting(
     Args:
       cells: of the movie.
       trained: as `facts` returns it.
-      diameter_um: as there.
       in_voxels: whether the linker's features are in voxels.
       needs_light: whether it was never trained without the intensities that its movies had.
-      fixed_diameter: whether `diameter_um` is the same number for all movies.
+      fixed_um: what a cell counts as wide in all movies; 0 where it is measured.
       say: is told in one line what differs.
 
     Returns:
@@ -85,13 +83,13 @@ def fitting(
     if not any(lit) and _lit(cells):
         say("note: this linker was trained without images and does not look at them")
         cells = cells._replace(intensity=np.full_like(cells.intensity, np.nan))
-    for text in _differences(cells, movies, diameter_um(cells), in_voxels, fixed_diameter):
+    for text in _differences(cells, movies, in_voxels, fixed_um):
         say(f"note: {text}; links may be worse than on movies like those")
     return cells
 
 
 def _differences(
-    cells: Cells, movies: Sequence[Mapping[str, Any]], diameter: float, in_voxels: bool, fixed_diameter: bool
+    cells: Cells, movies: Sequence[Mapping[str, Any]], in_voxels: bool, fixed_um: float
 ) -> list[str]:
     axes = slice(1 if is_flat(cells) else 0, 3)
     spacing = cells.spacing_um[axes]
@@ -119,9 +117,9 @@ def _differences(
     measured = links.typical_diameter(cells.detections)
     if same and not any(_alike(measured, other, _SAME_DIAMETER) for other in same):
         found.append(f"a typical cell is {measured:.3g} {units[0]} wide here and {same[0]:.3g} in training")
-    if not same and fixed_diameter:
+    if not same and fixed_um:
         found.append(
-            f"lengths are in {units[0]} here and in {units[1]} in training, and this linker takes {diameter:.3g} of "
+            f"lengths are in {units[0]} here and in {units[1]} in training, and this linker takes {fixed_um:.3g} of "
             "either for a cell's width (features.diameter_um): give --spacing as the training had it"
         )
     return found

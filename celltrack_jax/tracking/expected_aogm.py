@@ -28,12 +28,12 @@ def expected_aogm(
     in which the cell is drawn and lies right there with probability q, 1 without a gap, and with the weights of Matula
     et al. 2015 (doi:10.1371/journal.pone.0144959),
 
-        link      (1 - p) max(g FP, ED) + p ((1 - q) g FP - q ((g + 1) EA + g FN))      edges at a drawn cell that is none
-                                                                                       are not counted
-        division  (1 - 2 p) EC                                      of the daughter that would be linked anyway
+        link      (1 - p) max(g FP, ED) + p ((1 - q) g FP - q ((g + 1) EA + g FN))
+        division  (1 - 2 p) EC
         left out  (1 - p) reject - p FP
 
-    and beginning or ending costs nothing. Whether decisions are right together is not looked at, so a division whose
+    and beginning or ending costs nothing. Edges at a drawn cell that is none are not counted; the EC of a division is of
+    the daughter that would be linked anyway. Whether decisions are right together is not looked at, so a division whose
     other daughter is wrong counts as if it were right.
 
     Args:

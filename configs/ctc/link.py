@@ -7,7 +7,7 @@
 
 | argument | data | steps, time on two CPU cores | LNK of links in held-out frames: as annotated, with 5 % faults |
 |---|---|---|---|
-| sim | Fluo-N2DH-SIM+/01 | 500; 5 min, busy with other work | .998, .995 |
+| sim | Fluo-N2DH-SIM+/01 | 500; 8 min, busy with other work | .998, .995 |
 | psc | PhC-C2DL-PSC/01_GT, masks without images | 1,000; 20 min, likewise | .996, .990 |
 | 3d | stacks; not measured | 500 | |
 | tiny | what the tests train | 20; seconds | |
@@ -35,8 +35,8 @@ def get_config(arg: str = "sim") -> ConfigDict:
         raise ValueError(f"configs/ctc/link.py knows {', '.join(ARGUMENTS)}, not {arg!r}")
     config = _base()
     if arg == "sim":
-        # Learned from 2,000 cells, probabilities are not good enough to weigh errors by: AOGM 8 against 13 to 34 with 5 %
-        # faults, in three runs.
+        # Learned from 2,000 cells, probabilities are not good enough to weigh errors by. With 5 % faults, errors
+        # weighed as in AOGM were 8 or 9 this way and 13 to 34 the other, in three runs.
         config.linking = ConfigDict(MOST_PROBABLE)
     if arg == "psc":
         # Hundreds of small round cells in a frame. The size of their markers tells nothing, and changes with time.

@@ -27,8 +27,8 @@ def compared(movie, trained, **settings):
     said = []
     found = [Truth("01", trained, np.zeros(2, np.int64), np.ones(2, bool), (0, 1))]
     facts = link_facts.facts(found, diameter, 2.0)
-    settings = {"in_voxels": False, "needs_light": False, "fixed_diameter": False} | settings
-    return link_facts.fitting(movie, facts, diameter, say=said.append, **settings), said
+    settings = {"in_voxels": False, "needs_light": False, "fixed_um": 0.0} | settings
+    return link_facts.fitting(movie, facts, say=said.append, **settings), said
 
 
 def test_facts_are_what_was_measured():
@@ -81,10 +81,10 @@ def test_spacing_and_size_are_named_with_both_numbers():
         (fine, (1.0, 1.0, 1.0), "µm here and in voxels"),
         ((1.0, 1.0, 1.0), fine, "voxels here and in µm"),
     ):
-        (said,) = compared(cells(spacing=here), cells(spacing=there), fixed_diameter=True)[1]
+        (said,) = compared(cells(spacing=here), cells(spacing=there), fixed_um=4.0)[1]
         assert f"lengths are in {units} in training" in said
         assert "give --spacing as the training had it" in said
-    assert compared(cells(spacing=fine), cells(spacing=fine), fixed_diameter=True)[1] == []
+    assert compared(cells(spacing=fine), cells(spacing=fine), fixed_um=4.0)[1] == []
     _, said = compared(cells(deep=True, spacing=(2.0, 1.0, 1.0)), cells(deep=True, spacing=(5.0, 1.0, 1.0)))
     assert len(said) == 1
     assert "voxels are 2 times as deep as wide here and 5 times in training" in said[0]
@@ -95,7 +95,7 @@ def test_a_fixed_diameter_does_not_hide_that_cells_are_others():
     facts = link_facts.facts(found, lambda _: 8.0, 2.0)
     assert facts["movies"][0]["radius_um"] == 16
     said = []
-    settings = {"in_voxels": False, "needs_light": False, "fixed_diameter": True}
-    link_facts.fitting(cells(width=16), facts, lambda _: 8.0, say=said.append, **settings)
+    settings = {"in_voxels": False, "needs_light": False, "fixed_um": 8.0}
+    link_facts.fitting(cells(width=16), facts, say=said.append, **settings)
     assert len(said) == 1
     assert "a typical cell is 18.1 voxels wide here and 4.51 in training" in said[0]
