@@ -6,7 +6,7 @@ an IoU of exactly t too. Undefined measures are None.
 Shapes: P overlapping pairs, M matched pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,9 @@ from celltrack_jax.metrics.overlap import Overlap, jaccard
 KAGGLE_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 """IoU 0.50, 0.55, ... 0.95 of the mean average precision; quotients of integers, so that an IoU of 3/5 is not
 greater than 0.6."""
+
+CURVE_THRESHOLDS = tuple(percent / 100 for percent in range(0, 101, 5))
+"""IoU 0, 0.05, ... 1 of the curves of precision and recall."""
 
 PANOPTIC_THRESHOLD = 0.5
 """Kirillov et al. 2019, Panoptic segmentation."""
@@ -31,6 +34,19 @@ class Matched(NamedTuple):
     """(M,) int64 index into its comp_label."""
     iou: np.ndarray
     """(M,) float64."""
+
+
+class PrecisionRecall(NamedTuple):
+    """Curves over T thresholds; what is not defined is NaN."""
+
+    threshold: np.ndarray
+    """(T,) float64."""
+    precision: np.ndarray
+    """(T,) float64."""
+    recall: np.ndarray
+    """(T,) float64."""
+    f1: np.ndarray
+    """(T,) float64."""
 
 
 def match(overlap: Overlap, iou_threshold: float) -> Matched:
@@ -88,6 +104,40 @@ def instance_measures(
         "SQ": quality / tp if tp else None,
         "RQ": _f1(panoptic),
     }
+
+
+def precision_recall_curve(
+    overlaps: Sequence[Overlap], thresholds: Sequence[float] = CURVE_THRESHOLDS
+) -> PrecisionRecall:
+    """Precision, recall and F1 over the objects of all images together, by the IoU that a match must exceed.
+
+    No IoU is greater than 1, so that all three are 0 there.
+
+    Args:
+      overlaps: one per image, fully annotated.
+      thresholds: ascending IoU.
+    """
+    counts = [_counts(overlaps, threshold) for threshold in thresholds]
+    return PrecisionRecall(
+        np.array(thresholds, np.float64),
+        np.array([_ratio(count[:, 0], count[:, :2]) for count in counts], np.float64),
+        np.array([_ratio(count[:, 0], count[:, ::2]) for count in counts], np.float64),
+        np.array([_f1(count) for count in counts], np.float64),
+    )
+
+
+def pixel_iou(overlaps: Iterable[Overlap]) -> float | None:
+    """Intersection over union of the foregrounds, over the pixels of all images together.
+
+    Args:
+      overlaps: one per image, fully annotated.
+    """
+    both = either = 0
+    for one in overlaps:
+        shared = int(one.intersection.sum())
+        both += shared
+        either += int(one.ref_size.sum() + one.comp_size.sum()) - shared
+    return both / either if either else None
 
 
 def _counts(overlaps: Sequence[Overlap], threshold: float) -> np.ndarray:

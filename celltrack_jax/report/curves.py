@@ -50,6 +50,8 @@ class Panel(NamedTuple):
     curves: list[Curve]
     from_zero: bool = False
     """Whether the vertical axis has to begin at 0."""
+    limits: tuple[float, float] | None = None
+    """Ends of the vertical axis, for panels that are compared; None fits it to the values."""
 
 
 def history_panels(history: Sequence[Mapping[str, Any]]) -> tuple[list[Panel], list[Panel]]:
@@ -88,9 +90,11 @@ def chart_svg(panel: Panel) -> str:
     y = y[np.isfinite(y)]
     if not len(y):
         return ""
-    logarithmic = bool(not panel.from_zero and y.min() > 0 and y.max() / y.min() > LOG_RATIO)
+    logarithmic = bool(
+        not (panel.from_zero or panel.limits) and y.min() > 0 and y.max() / y.min() > LOG_RATIO
+    )
     to_x, x_ticks = _scale(float(x.min()), float(x.max()), LEFT, WIDTH - RIGHT, 5, False)
-    low, high = _limits(np.append(y, 0.0) if panel.from_zero else y, logarithmic)
+    low, high = panel.limits or _limits(np.append(y, 0.0) if panel.from_zero else y, logarithmic)
     to_y, y_ticks = _scale(low, high, HEIGHT - BOTTOM, TOP, 4, logarithmic)
     if not np.mod(y, 1).any():  # counts: there is nothing between 1 and 2
         y_ticks = [tick for tick in y_ticks if tick % 1 == 0]

@@ -4,10 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celltrack_jax.metrics.instances import KAGGLE_THRESHOLDS, instance_measures, match
+from celltrack_jax.metrics.instances import (
+    CURVE_THRESHOLDS,
+    KAGGLE_THRESHOLDS,
+    instance_measures,
+    match,
+    pixel_iou,
+    precision_recall_curve,
+)
 from celltrack_jax.metrics.overlap import Overlap, jaccard, overlap
 
 
@@ -104,3 +111,39 @@ def test_images_without_objects_count_for_nothing():
         measures = instance_measures(images, (0.5,))
         assert {measures[key] for key in ("mAP", "PQ", "SQ", "RQ")} == {None}
         assert measures["AP"] == measures["F1"] == {0.5: None}
+
+
+@settings(max_examples=20, deadline=None)
+@given(images=st.lists(frames(), max_size=2))
+def test_the_curve_is_made_of_the_best_assignments(images):
+    curve = precision_recall_curve(images)
+    assert curve.threshold.tolist() == list(CURVE_THRESHOLDS) == [k / 20 for k in range(21)]
+    ref = sum(len(image.ref_label) for image in images)
+    comp = sum(len(image.comp_label) for image in images)
+    for k, threshold in enumerate(CURVE_THRESHOLDS):
+        tp = sum(best_assignment(image, threshold)[0] for image in images)
+        np.testing.assert_allclose(curve.precision[k], tp / comp if comp else np.nan)
+        np.testing.assert_allclose(curve.recall[k], tp / ref if ref else np.nan)
+        np.testing.assert_allclose(curve.f1[k], 2 * tp / (ref + comp) if ref + comp else np.nan)
+
+
+def test_a_perfect_result_has_a_curve_of_one_until_the_end():
+    mask = np.repeat([0, 1, 2], 5)
+    curve = precision_recall_curve([overlap(mask, mask, 0)])
+    for y in (curve.precision, curve.recall, curve.f1):
+        np.testing.assert_array_equal(y, [1] * 20 + [0])
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_pixels_are_counted_over_all_images(seed):
+    rng = np.random.default_rng(seed)
+    masks = [(rng.integers(0, 3, shape), rng.random(shape) < 0.4) for shape in ((3, 4), (1, 7))]
+    pixels = [(r > 0, c > 0) for ref, comp in masks for r, c in zip(ref.ravel(), comp.ravel(), strict=True)]
+    union = sum(r or c for r, c in pixels)
+    expected = pytest.approx(sum(r and c for r, c in pixels) / union) if union else None
+    assert pixel_iou(overlap(*pair, frame) for frame, pair in enumerate(masks)) == expected
+
+
+def test_pixels_of_nothing():
+    assert pixel_iou([]) is None
+    assert pixel_iou([overlap(np.zeros((2, 2), int), np.zeros((2, 2), bool), 0)]) is None

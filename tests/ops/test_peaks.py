@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celltrack_jax.ops.peaks import find_peaks
+from celltrack_jax.ops.peaks import find_peaks, highest
 
 compiled = jax.jit(find_peaks, static_argnames="count")
 
@@ -21,6 +21,76 @@ def found(heat, spacing=None, count=300, threshold=0.3, min_distance=2.0):
     peaks = compiled(heat, spacing, count=count, threshold=threshold, min_distance=min_distance)
     valid = np.asarray(peaks.valid)
     return np.asarray(peaks.position)[valid], np.asarray(peaks.score)[valid]
+
+
+def brute_force(heat, spacing, count, threshold, min_distance):
+    """Looks at every pixel, and at every pair of peaks, in loops: (N, ndim) pixels, from the highest down."""
+    candidates = []
+    for pixel in np.ndindex(heat.shape):
+        around = heat[tuple(slice(max(i - 1, 0), i + 2) for i in pixel)]
+        if heat[pixel] > threshold and heat[pixel] >= around.max():
+            candidates.append(pixel)
+    candidates = sorted(candidates, key=lambda pixel: -heat[pixel])[:count]
+    kept = []
+    for pixel in candidates:
+        refined = pixel + parabola(heat, pixel)
+        if all(np.linalg.norm((refined - other) * spacing) >= min_distance for _, other in kept):
+            kept.append((pixel, refined))
+    return np.array([pixel for pixel, _ in kept]).reshape(-1, heat.ndim)
+
+
+def parabola(heat, pixel):
+    """(ndim,) offsets of the tops of parabolas through three pixels along each axis."""
+    offset = np.zeros(heat.ndim)
+    for axis, size in enumerate(heat.shape):
+        if 0 < pixel[axis] < size - 1:
+            step = np.eye(heat.ndim, dtype=int)[axis]
+            low, middle, high = (float(heat[tuple(pixel + k * step)]) for k in (-1, 0, 1))
+            if low - 2 * middle + high < 0:
+                offset[axis] = np.clip(0.5 * (low - high) / (low - 2 * middle + high), -0.5, 0.5)
+    return offset
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.sampled_from([(31, 24), (7, 9, 8)]),
+    levels=st.sampled_from([3, 8, 0]),
+    count=st.sampled_from([7, 60]),
+    min_distance=st.sampled_from([0.0, 2.3, 5.1]),
+)
+def test_peaks_are_those_of_loops_with_plateaus_and_too_many(seed, shape, levels, count, min_distance):
+    rng = np.random.default_rng(seed)
+    heat = rng.random(shape).astype(np.float32)
+    if levels:
+        # Steps leave plateaus, and equal heights that the order of pixels decides.
+        heat = np.floor(heat**3 * levels).astype(np.float32) / levels
+    spacing = np.array([1.5, 1, 1][-len(shape) :], np.float32)
+    peaks = compiled(heat, spacing, count=count, threshold=0.2, min_distance=min_distance)
+    valid = np.asarray(peaks.valid)
+    expected = brute_force(heat, spacing, count, 0.2, min_distance)
+    assert valid.sum() == len(expected)
+    np.testing.assert_array_equal(np.asarray(peaks.score)[valid], heat[tuple(expected.T)])
+    refined = [pixel + parabola(heat, pixel) for pixel in expected]
+    np.testing.assert_allclose(np.asarray(peaks.position)[valid], refined, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([33, 701]), count=st.sampled_from([1, 40]))
+def test_the_highest_are_those_of_one_sort(seed, size, count):
+    rng = np.random.default_rng(seed)
+    flat = np.where(rng.random(size) < 0.5, -np.inf, rng.integers(0, 9, size)).astype(np.float32)
+    score, index = highest(jnp.asarray(flat), count)
+    expected = np.argsort(-flat, kind="stable")[:count]
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_array_equal(score, flat[expected])
+
+
+def test_a_chain_of_falling_neighbours_keeps_every_second():
+    heat = np.zeros((3, 160), np.float32)
+    heat[1, ::4] = np.linspace(2, 1, 40)
+    position, _ = found(heat, min_distance=6.0)
+    np.testing.assert_array_equal(position[:, 1], np.arange(0, 160, 8))
 
 
 def test_every_cell_of_a_grid_12_px_apart_is_found():

@@ -72,6 +72,13 @@ def test_axis_from_zero_begins_there():
     assert marks(chart(curve([0.5, 0.51, 0.52])), "y")[0] != "0"
 
 
+def test_given_limits_hold_whatever_the_values():
+    for y in ([0.2, 0.3], [0.001, 0.9], [0.0, 0.0]):
+        panel = Panel("share", "step", [curve(y)], limits=(0, 1))
+        svg = ElementTree.fromstring(chart_svg(panel))
+        assert marks(svg, "y")[:: len(marks(svg, "y")) - 1] == ["0", "1"]
+
+
 @pytest.mark.parametrize("y", [[3.0], [0.0, 0.0], [-2.0, -2.0], [1e-9, 2e-9], [1e12, 3e12]])
 def test_narrow_and_extreme_values_stay_inside_the_chart(y):
     svg = chart(curve(y))
