@@ -1,6 +1,6 @@
 """Turns a data set into a store, which training reads: OME-Zarr images and labels, GEFF tracks.
 
-    python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb] [--spacing=z,y,x]
+    python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb|bursts] [--spacing=z,y,x]
         [--allow_gaps]
 
 The same command finishes a store that was interrupted.
@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
     dataset = Path(_SOURCE.value).resolve()
     found = sources.open_sources(dataset, _FORMAT.value, _SEQUENCES.value, allow_gaps=bool(_ALLOW_GAPS.value))
     spacing = None if sizes is None else _spacing_zyx(sizes, found)
+    for text in (text for source in found for text in source.notes):
+        _note(text)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("preparing", total=sum(len(source.files) for source in found))
@@ -52,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
             origin=dataset.name,
             spacing_um=spacing,
             advance=lambda name, frames: bar.update(task, advance=frames, description=name[:12]),
+            note=_note,
         )
     frames = sum(len(source.files) for source in found)
     size = sum(path.stat().st_size for path in store.files_below(folder)) / 1e6
@@ -59,6 +62,10 @@ def main(argv: Sequence[str]) -> None:
         f"{folder}: {len(found)} sequences, {frames} frames, {written} sequences written, "
         f"store {size:.1f} MB, {time.monotonic() - start:.1f} s"
     )
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _spacing_zyx(sizes: list[float], found: list[sources.Source]) -> list[float]:

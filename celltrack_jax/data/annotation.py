@@ -2,8 +2,8 @@
 
 Cells are drawn as outlines or as tracking markers (blobs inside the cell), and the two do not share labels. A marker is
 covered by the object that holds more than half of its voxels (the detection criterion of the Cell Tracking Challenge).
-Outlines come by hand ("segmentation", gold) and from computers ("silver", the fusion of several methods).
-Shapes: Z Y X space, N objects, M rows.
+Outlines come by hand ("segmentation", gold) and from computers ("silver", the fusion of several methods). A cell may
+also be no more than a point. Shapes: Z Y X space, N objects, M rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,25 +28,46 @@ class Objects(NamedTuple):
     """(N, 3) float64, voxel index z, y, x."""
     inside: np.ndarray
     """(N, 3) int64, the object's voxel nearest to its centroid."""
+    size: np.ndarray
+    """(N, 3) int64, voxels of the bounding box along z, y, x."""
 
     def chosen(self, which: np.ndarray) -> "Objects":
         """Returns the objects of an (N,) bool mask."""
         return Objects(*(column[which] for column in self))
+
+    def points(self) -> "Points":
+        """Returns the objects' centroids."""
+        return Points(self.label, self.centroid, self.size.astype(np.float64))
+
+
+class Points(NamedTuple):
+    """All cells of one frame as points, sorted by label."""
+
+    label: np.ndarray
+    """(N,) int64, positive."""
+    position: np.ndarray
+    """(N, 3) float64, voxel index z, y, x."""
+    size: np.ndarray
+    """(N, 3) float64, voxels of the cell's box along z, y, x."""
 
 
 class Survey(NamedTuple):
     """What is annotated in one frame."""
 
     annotation: str
-    """"full": unlabelled is background; "sparse": outlines leave out cells; "markers": markers alone; "none"."""
+    """"full": unlabelled is background; "sparse": outlines leave out cells; "markers": markers alone; "points":
+    points alone; "none"."""
     annotation_silver: str
     """The same where silver outlines count."""
     coverage: np.ndarray
     """(N, 3) int64 rows of marker, object that covers it or 0, silver object that does or 0; sorted."""
     foreground: np.ndarray
     """(M, 6) int64 rows of z, y, x, label, voxels, kind (index into `KINDS`); see `survey`."""
-    markers: Objects | None
-    """None in a frame without markers; (0,) columns in one in which there is no cell."""
+    points: Points | None
+    """Every cell of the frame, None where they are not known: as given, else the markers' centroids, else, in a "full"
+    frame, those of the outlined cells. (0,) columns in a frame in which there is no cell."""
+    tracked: bool
+    """Whether there are points, and their labels are those of the tracks."""
 
 
 def survey(
@@ -55,6 +76,7 @@ def survey(
     *,
     complete: bool,
     spacing: Sequence[float],
+    points: Points | None = None,
 ) -> Survey:
     """Surveys a frame.
 
@@ -66,6 +88,7 @@ def survey(
       planes: z of the planes that are segmented, None for all. Silver outlines then replace the segmentation.
       complete: whether the data set promises that the segmentation leaves out no cell.
       spacing: z, y, x.
+      points: all cells as the data set gives them, None where it gives none.
     """
     gold, markers, silver = (masks.get(kind) for kind in KINDS)
     cells = {} if gold is None else {"segmentation": objects(gold, spacing)}
@@ -73,6 +96,7 @@ def survey(
         silver = keep_silver(silver, gold if planes is None else None)
         cells["silver"] = objects(silver, spacing)
     marked = by_gold = with_silver = None
+    given = points is not None
     covered = np.zeros((0, 3), np.int64)
     if markers is not None:
         marked = objects(markers, spacing)
@@ -85,13 +109,16 @@ def survey(
         for number, kind in enumerate(KINDS)
         if (found := cells.get(kind)) is not None
     ]
-    kind = _kind(by_gold, gold is not None, planes is not None, complete)
+    kind = _kind(by_gold, gold is not None, planes is not None, complete, given)
+    if points is None and (marked is not None or kind == "full"):
+        points = (cells["segmentation"] if marked is None else marked).points()
     return Survey(
         annotation=kind,
-        annotation_silver=kind if silver is None else _kind(with_silver, True, False, False),
+        annotation_silver=kind if silver is None else _kind(with_silver, True, False, False, given),
         coverage=covered,
         foreground=np.concatenate([np.zeros((0, 6), np.int64), *rows]),
-        markers=marked,
+        points=points,
+        tracked=given or marked is not None,
     )
 
 
@@ -109,9 +136,9 @@ def is_covered(coverage: np.ndarray, *, silver: bool, in_planes: bool) -> np.nda
     return by_silver if in_planes else by_gold | by_silver
 
 
-def _kind(covered: np.ndarray | None, segmented: bool, in_planes: bool, complete: bool) -> str:
+def _kind(covered: np.ndarray | None, segmented: bool, in_planes: bool, complete: bool, pointed: bool) -> str:
     if not segmented:
-        return "none" if covered is None else "markers"
+        return "markers" if covered is not None else "points" if pointed else "none"
     whole = complete if covered is None else bool(covered.all())
     return "full" if whole and not in_planes else "sparse"
 
@@ -133,8 +160,13 @@ def objects(mask: np.ndarray, spacing: Sequence[float]) -> Objects:
     nearest = np.stack([z, y, np.clip(np.rint(centroid[place, 2]), x, x + length - 1)], axis=1)
     distance = (((nearest - centroid[place]) * np.asarray(spacing)) ** 2).sum(axis=1)
     order = np.lexsort((distance, place))
-    first = order[np.searchsorted(place[order], np.arange(size))]
-    return Objects(label.astype(np.int64), voxels.astype(np.int64), centroid, nearest[first].astype(np.int64))
+    begin = np.searchsorted(place[order], np.arange(size))
+    low, high = np.stack([z, y, x], axis=1)[order], np.stack([z, y, x + length - 1], axis=1)[order]
+    extent = np.maximum.reduceat(high, begin) - np.minimum.reduceat(low, begin) + 1
+    label, voxels, inside, extent = (
+        column.astype(np.int64) for column in (label, voxels, nearest[order[begin]], extent)
+    )
+    return Objects(label, voxels, centroid, inside, extent)
 
 
 def cover(markers: np.ndarray, outlines: np.ndarray | None, planes: Sequence[int] | None) -> np.ndarray:

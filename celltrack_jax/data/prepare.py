@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorstore as ts
 
-from celltrack_jax.data import annotation, normalise, store
+from celltrack_jax.data import agreement, annotation, normalise, store
 from celltrack_jax.data.sources import Frame, Source
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files, geff, ome_zarr
@@ -38,6 +38,8 @@ class Record(NamedTuple):
     survey: annotation.Survey
     digests: tuple[tuple[str, str], ...]
     """Name and SHA-256 of each of its files."""
+    fits: dict[str, tuple[float, float]]
+    """By kind of masks, see `agreement.measure`."""
 
 
 def prepare(
@@ -48,6 +50,7 @@ def prepare(
     origin: str,
     spacing_um: Sequence[float] | None,
     advance: Callable[[str, int], None],
+    note: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Brings a store up to these sequences; what is whole already is compared, not written again.
 
@@ -58,6 +61,7 @@ def prepare(
       origin: name of the data set.
       spacing_um: z, y, x in micrometers, None for unknown.
       advance: called with the sequence and the number of frames done since the last call.
+      note: called with what is odd about a sequence that was written.
 
     Returns:
       Number of sequences that were written.
@@ -77,7 +81,8 @@ def prepare(
                 _compare(folder, source, attributes)
                 advance(source.name, len(source.files))
             else:
-                _write_sequence(folder, source, spacing, lambda name=source.name: advance(name, 1))
+                records = _write_sequence(folder, source, spacing, lambda name=source.name: advance(name, 1))
+                _doubt(source, records, note)
                 written += 1
     return written
 
@@ -135,7 +140,7 @@ def _fingerprint(source: Source, digests: list[tuple[str, str]]) -> str:
 
 def _write_sequence(
     folder: Path, source: Source, spacing: list[float] | None, advance: Callable[[], None]
-) -> None:
+) -> list[Record]:
     """Writes under a temporary name and renames: the image group comes last and makes the sequence whole."""
     partial = folder / (source.name + PARTIAL)
     finals = [folder / f"{source.name}.geff", folder / f"{source.name}.ome.zarr"]
@@ -145,13 +150,21 @@ def _write_sequence(
     group = partial / finals[1].name
     group.mkdir(parents=True)
     records = _write_arrays(group, source, spacing, advance)
-    if any(record.survey.markers is not None for record in records):
+    if any(record.survey.tracked for record in records):
         _write_tracks(partial / finals[0].name, source, records, spacing)
     _write_attributes(group, source, records, spacing)
     for final in finals:
         if (partial / final.name).exists():
             (partial / final.name).rename(final)
     partial.rmdir()
+    return records
+
+
+def _doubt(source: Source, records: Sequence[Record], note: Callable[[str], None]) -> None:
+    for kind in source.kinds if source.has_images else ():
+        problem = agreement.doubt([record.fits[kind] for record in records if kind in record.fits])
+        if problem:
+            note(f"sequence {source.name}, {kind}: {problem}")
 
 
 def _write_arrays(
@@ -206,23 +219,28 @@ def _measure(
     if frame.image.dtype.kind == "f" and not np.isfinite(frame.image).all():
         raise InputError(f"{path} (frame {number}) has values that are not finite: replace them")
     percentiles = normalise.percentiles(frame.image)
-    survey = annotation.survey(frame.masks, frame.planes, complete=source.complete, spacing=spacing)
+    survey = annotation.survey(
+        frame.masks, frame.planes, complete=source.complete, spacing=spacing, points=frame.points
+    )
     digests = _digests(source.files[number])
-    return frame, Record(number, tuple(frame.masks), frame.planes, percentiles, survey, digests)
+    fits = {kind: agreement.measure(frame.image, mask) for kind, mask in frame.masks.items()}
+    known = {kind: fit for kind, fit in fits.items() if fit is not None}
+    return frame, Record(number, tuple(frame.masks), frame.planes, percentiles, survey, digests, known)
 
 
 def _write_tracks(path: Path, source: Source, records: list[Record], spacing: list[float] | None) -> None:
     columns = [
-        (t, record.number, label, centroid)
+        (t, record.number, label, position)
         for t, record in enumerate(records)
-        if record.survey.markers is not None
-        for label, centroid in zip(record.survey.markers.label, record.survey.markers.centroid, strict=True)
+        if record.survey.points is not None and record.survey.tracked
+        for label, position in zip(record.survey.points.label, record.survey.points.position, strict=True)
     ]
     t, number, label = (np.array([row[i] for row in columns], np.int64) for i in range(3))
     position = np.array([row[3] for row in columns], np.float64).reshape(-1, 3) * np.array(spacing or 1.0)
     tracks = geff.graph(t, number, label, position, source.lineage)
     image = f"../{source.name}.ome.zarr"
-    geff.write(path, tracks, spacing_known=spacing is not None, image=image, labels=f"{image}/labels/markers")
+    labels = f"{image}/labels/markers" if "markers" in source.kinds else None
+    geff.write(path, tracks, spacing_known=spacing is not None, image=image, labels=labels)
 
 
 def _write_attributes(
@@ -231,8 +249,9 @@ def _write_attributes(
     """Writes tables and metadata, the image group's last: with it the sequence is complete."""
     context = ts.Context(_WRITING)
     tables = {
-        "foreground": _stack([record.survey.foreground for record in records]),
-        "coverage": _stack([record.survey.coverage for record in records]),
+        "foreground": _stack([record.survey.foreground for record in records]).astype(np.int32),
+        "coverage": _stack([record.survey.coverage for record in records]).astype(np.int32),
+        "points": _stack([_point_rows(record.survey.points) for record in records]),
     }
     if source.lineage is not None:
         tables["tracks"] = source.lineage.rows()
@@ -255,6 +274,7 @@ def _write_attributes(
         "labelled": {
             kind: [t for t, record in enumerate(records) if kind in record.kinds] for kind in source.kinds
         },
+        "pointed": [t for t, record in enumerate(records) if record.survey.points is not None],
         "planes": {str(t): list(record.planes) for t, record in enumerate(records) if record.planes},
         "percentiles": [record.percentiles.tolist() for record in records],
         "tables": sorted(tables),
@@ -271,4 +291,11 @@ def _write_attributes(
 def _stack(tables: list[np.ndarray]) -> np.ndarray:
     """Puts the tables of the frames below one another, with the frame's index as the first column."""
     rows = [np.column_stack([np.full(len(table), t), table]) for t, table in enumerate(tables)]
-    return np.concatenate(rows).astype(np.int32)
+    return np.concatenate(rows)
+
+
+def _point_rows(points: annotation.Points | None) -> np.ndarray:
+    """Returns (N, 7) float64 rows of z, y, x, label, size z, y, x; N is 0 where points are not known."""
+    if points is None:
+        return np.zeros((0, 7))
+    return np.column_stack([points.position, points.label, points.size])

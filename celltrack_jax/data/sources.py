@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from celltrack_jax.data.annotation import KINDS, MAX_LABEL
+from celltrack_jax.data.annotation import KINDS, MAX_LABEL, Points
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc, ctc_rules
+from celltrack_jax.io import bursts, ctc, ctc_rules
 from celltrack_jax.io.ctc_masks import present_labels
 from celltrack_jax.io.ctc_rules import Problem, Tracks
 from celltrack_jax.io.tif import read_tif
@@ -30,6 +30,8 @@ class Frame(NamedTuple):
     """By kind (`annotation.KINDS`), (Z, Y, X) non-negative integers; kinds that the frame lacks are absent."""
     planes: tuple[int, ...] | None
     """z of the planes that are segmented, None for all."""
+    points: Points | None = None
+    """All cells as the data set gives them, None where it gives none."""
 
 
 class Source(NamedTuple):
@@ -48,12 +50,14 @@ class Source(NamedTuple):
     """Reads the frame of this number."""
     has_images: bool = True
     """Annotation alone teaches to link."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, and can do nothing about here."""
 
 
 def open_sources(
     dataset: Path, layout: str, names: list[str] | None, *, allow_gaps: bool = False
 ) -> list[Source]:
-    """Lists the sequences of a data set; reads no image.
+    """Lists the sequences of a data set; reads no image, or of bursts the first one.
 
     Args:
       dataset: its folder.
@@ -190,13 +194,52 @@ def _dsb_source(dataset: Path, name: str) -> Source:
     return Source(name, {0: (image, mask)}, None, None, ("segmentation",), True, read)
 
 
-LAYOUTS = {"ctc": _ctc, "dsb": _dsb}
+def _bursts(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], Source]]:
+    """Bursts (`io.bursts`): <burst>/img1/1.tiff, <burst>/gt/gt.txt; a frame without boxes is one without cells."""
+    return bursts.find_bursts(dataset), lambda name: _burst_source(dataset, name, allow_gaps)
+
+
+def _burst_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
+    burst = bursts.open_burst(dataset, name)
+    if not allow_gaps:
+        folder, annotated = dataset / name / bursts.IMAGES, set(burst.cells.frame.tolist())
+        problems = ctc_rules.check_frames(folder, "", burst.images)
+        problems += ctc_rules.check_frames(folder, "", burst.images, annotated, more_frames=True)
+        _refuse(problems, _COMPLETE)
+
+    def read(frame: int) -> Frame:
+        image = _image(burst.images[frame], frame, bursts.COLOUR_TOLERANCE)
+        here = burst.cells.frame == frame
+        return Frame(image, {}, None, Points(*(column[here] for column in burst.cells[1:])))
+
+    return Source(
+        name=name,
+        files={frame: (path,) for frame, path in burst.images.items()},
+        tracks_file=burst.boxes,
+        lineage=unbranched(burst.cells.label, burst.cells.frame),
+        kinds=(),
+        complete=False,
+        read=read,
+        notes=tuple(burst.notes),
+    )
+
+
+def unbranched(label: np.ndarray, frame: np.ndarray) -> Lineage:
+    """Returns a track per label, from its first to its last frame; nothing is known of divisions."""
+    names, place = np.unique(label, return_inverse=True)
+    begin, end = np.full(len(names), np.iinfo(np.int64).max), np.full(len(names), -1)
+    np.minimum.at(begin, place, frame)
+    np.maximum.at(end, place, frame)
+    return Lineage(names, begin, end, np.zeros_like(names))
+
+
+LAYOUTS = {"ctc": _ctc, "dsb": _dsb, "bursts": _bursts}
 """Layout to function of the data set's folder and of whether gaps are allowed, which returns sequence names and what
 opens one of them."""
 
 
-def _image(path: Path, frame: int) -> np.ndarray:
-    image = read_tif(path, frame)
+def _image(path: Path, frame: int, colour_tolerance: int = 0) -> np.ndarray:
+    image = read_tif(path, frame, colour_tolerance=colour_tolerance)
     if image.dtype.kind not in "biuf":
         raise InputError(
             f"{path} (frame {frame}) holds {image.dtype}: write grey values as integers or floats"

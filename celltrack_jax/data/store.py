@@ -3,9 +3,9 @@
     store.json                       format, source, spacing and the sequences that belong to it
     01.ome.zarr/0                    image (t, c, z, y, x), sharded
     01.ome.zarr/labels/<kind>/0      labels (t, c=1, z, y, x) uint32: "segmentation", "markers", "silver"
-    01.ome.zarr/celltrack/<table>    small tables: foreground, coverage, tracks
+    01.ome.zarr/celltrack/<table>    small tables: foreground, coverage, points, tracks
     01.ome.zarr/zarr.json            "ome" metadata and, as "celltrack", what the tables do not hold; written last
-    01.geff                          tracks, where there are markers
+    01.geff                          tracks, where there are markers or points
 
 `launch.prepare` writes it. Shapes: T frames, C channels, Z Y X space.
 """
@@ -20,8 +20,11 @@ import tensorstore as ts
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import ome_zarr
 from celltrack_jax.lineage import Lineage
+from celltrack_jax.ops.balls import draw_balls
 
-VERSION = 1
+POINT_RADIUS = 4.0
+"""Of the balls that stand for points, in pixels of x: as large as detected points are drawn by default."""
+VERSION = 2
 INDEX = "store.json"
 CACHE_BYTES = 512 * 2**20
 """Decoded chunks that stay in memory, over all sequences of a store."""
@@ -47,7 +50,7 @@ class StoredSequence(NamedTuple):
     planes: dict[int, tuple[int, ...]]
     """By index t, z of the segmented planes; frames that are absent are segmented in all planes, or in none."""
     annotation: list[str]
-    """Of each frame, "none", "full", "sparse" or "markers"; see `annotation.Survey`."""
+    """Of each frame, "none", "full", "sparse", "markers" or "points"; see `annotation.Survey`."""
     annotation_silver: list[str]
     """The same where silver outlines count."""
     percentiles: np.ndarray
@@ -58,6 +61,11 @@ class StoredSequence(NamedTuple):
     coverage: np.ndarray
     """(N, 4) int32 rows of t, marker, object that covers it or 0, silver object that does or 0; sorted, one per
     marker."""
+    points: np.ndarray
+    """(P, 8) float64 rows of t, z, y, x, label, size z, y, x (voxels), sorted by t and label: see
+    `annotation.Survey.points`."""
+    pointed: np.ndarray
+    """(T,) bool: whether `points` has every cell of the frame, of which there may be none."""
     lineage: Lineage | None
     has_images: bool
     """Whether the image is one; where there was only annotation, it is zeros."""
@@ -88,7 +96,7 @@ def read_frame(sequence: StoredSequence, kind: str, t: int) -> tuple[int, np.nda
 
     Args:
       sequence: of the store.
-      kind: of labels.
+      kind: of labels, or "points", which are drawn as balls of `POINT_RADIUS`.
       t: index of the frame.
 
     Returns:
@@ -96,12 +104,21 @@ def read_frame(sequence: StoredSequence, kind: str, t: int) -> tuple[int, np.nda
       has no images.
     """
     # Both reads run at once.
-    read = [sequence.labels[kind][t, 0].read()]
-    read += [sequence.image[t, 0].read()] if sequence.has_images else []
-    labels, *image = (np.asarray(one.result()) for one in read)
+    read = [sequence.image[t, 0].read()] if sequence.has_images else []
+    own = None if kind == "points" else sequence.labels[kind][t, 0].read()
+    labels = _drawn(sequence, t) if own is None else np.asarray(own.result())
+    image = [np.asarray(one.result()) for one in read]
     if sequence.shape[2] == 1:
         labels, image = labels[0], [one[0] for one in image]
     return int(sequence.frames[t]), labels, image[0] if image else None
+
+
+def _drawn(sequence: StoredSequence, t: int) -> np.ndarray:
+    """(Z, Y, X) int64 labels."""
+    rows = sequence.points[sequence.points[:, 0] == t]
+    spacing = np.array(sequence.spacing_um) / sequence.spacing_um[2]
+    drawn = draw_balls(rows[:, 1:4], sequence.shape[2:], spacing, POINT_RADIUS)
+    return np.append(0, rows[:, 4]).astype(np.int64)[drawn]
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -160,10 +177,7 @@ def _start_opening(group: Path, context: ts.Context) -> tuple[dict[str, Any], di
 def _sequence(name: str, attributes: dict[str, Any], arrays: dict[str, ts.TensorStore]) -> StoredSequence:
     image = arrays["0"]
     tables = {table: np.asarray(arrays[table].read().result()) for table in attributes["tables"]}
-    labelled = {}
-    for kind, frames in attributes["labelled"].items():
-        labelled[kind] = np.zeros(image.shape[0], bool)
-        labelled[kind][frames] = True
+    labelled = {kind: _flags(frames, image.shape[0]) for kind, frames in attributes["labelled"].items()}
     return StoredSequence(
         name=name,
         shape=image.shape,
@@ -179,6 +193,15 @@ def _sequence(name: str, attributes: dict[str, Any], arrays: dict[str, ts.Tensor
         percentiles=np.array(attributes["percentiles"], np.float32),
         foreground=tables["foreground"],
         coverage=tables["coverage"],
+        points=tables["points"],
+        pointed=_flags(attributes["pointed"], image.shape[0]),
         lineage=Lineage.from_rows(tables["tracks"]) if "tracks" in tables else None,
         has_images=attributes.get("has_images", True),
     )
+
+
+def _flags(indices: list[int], size: int) -> np.ndarray:
+    """Returns (size,) bool, True at the indices."""
+    flags = np.zeros(size, bool)
+    flags[indices] = True
+    return flags

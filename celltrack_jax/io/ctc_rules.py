@@ -113,13 +113,14 @@ def check_frames(
     """
     if not files and not required:
         return [Problem(str(folder), None, None, f"there is no {stem}*.tif: check the folder")]
-    digits = len(next(iter(files.values())).stem.removeprefix(stem)) if files else 3
+    first_file = next(iter(files.values()), Path(f"{stem}000.tif"))
+    digits = len(first_file.stem.removeprefix(stem))
     problems = []
     for first, last in _missing_runs(files, required):
         listed = range(first, last + 1) if last - first < LONGEST_LISTED_GAP else [first]
         upto = "" if len(listed) > 1 or first == last else f", and all to frame {last}"
         for frame in listed:
-            path = folder / f"{stem}{frame:0{digits}d}.tif"
+            path = folder / f"{stem}{frame:0{digits}d}{first_file.suffix}"
             problems.append(
                 Problem(str(path), frame, None, f"the file is missing{upto}: every frame needs one")
             )

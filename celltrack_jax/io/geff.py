@@ -85,7 +85,7 @@ def graph(
     return Graph(t, frame, label, position, edges, probability[order][edges[:, 1]])
 
 
-def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, labels: str) -> None:
+def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, labels: str | None) -> None:
     """Writes a graph as a GEFF group (zarr v3).
 
     Args:
@@ -93,15 +93,17 @@ def write(path: Path, tracks: Graph, *, spacing_known: bool, image: str | None, 
       tracks: the graph.
       spacing_known: whether positions are in micrometers.
       image: the images relative to `path`, for viewers; None where they are not at hand.
-      labels: the label group relative to `path`, whose ids the node property "label" carries.
+      labels: the label group relative to `path`, whose ids the node property "label" carries; None where there is none.
     """
     import geff_spec  # pulls in zarr, networkx and pydantic, 0.6 s: only who writes tracks pays
     from geff import core_io
 
     unit = "micrometer" if spacing_known else "pixel"
-    related = [geff_spec.RelatedObject(type="labels", path=labels, node_prop="label")]
+    related = []
     if image is not None:
-        related.insert(0, geff_spec.RelatedObject(type="image", path=image))
+        related.append(geff_spec.RelatedObject(type="image", path=image))
+    if labels is not None:
+        related.append(geff_spec.RelatedObject(type="labels", path=labels, node_prop="label"))
     metadata = geff_spec.GeffMetadata(
         directed=True,
         axes=[

@@ -1,4 +1,7 @@
-"""Single-channel tif files of one frame: (Y, X) images and (Z, Y, X) stacks, in any compression."""
+"""Tif files of one frame: (Y, X) images and (Z, Y, X) stacks of grey values, in any compression.
+
+Grey values that were stored as colours (R, G and B alike) are grey values.
+"""
 
 import logging
 import struct
@@ -11,14 +14,18 @@ from celltrack_jax.errors import InputError
 
 # What tifffile would log about a broken file (and then return a part of it), read_tif raises.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+_COLOURS = 3
+_NARROWEST = 16
+"""Colours written as if they were planes, (Y, X, 3), look like Y planes of three columns, which no microscope makes."""
 
 
-def read_tif(path: Path, frame: int | None = None) -> np.ndarray:
+def read_tif(path: Path, frame: int | None = None, *, colour_tolerance: int = 0) -> np.ndarray:
     """Reads all of a tif or fails: tifffile alone returns the readable part of some truncated files.
 
     Args:
-      path: file with pages of one shape and dtype and one sample per pixel; ImageJ stacks included.
+      path: file with pages of one shape and dtype; ImageJ stacks included.
       frame: frame number that error messages name.
+      colour_tolerance: counts by which R, G and B may differ to be grey values still: R then.
 
     Returns:
       (Y, X) or (Z, Y, X) in the file's own dtype; a stack of a single plane comes as (Y, X).
@@ -31,12 +38,13 @@ def read_tif(path: Path, frame: int | None = None) -> np.ndarray:
     try:
         # is_ome=False: OME metadata may name pages of other files; here one file is one frame.
         with tifffile.TiffFile(path, is_ome=False) as tif:
-            image = _read_pages(tif, path.stat().st_size)
+            image, colours = _read_pages(tif, path.stat().st_size)
     except FileNotFoundError:
         raise InputError(f"{where} does not exist: copy the file there or correct the path") from None
     except Exception as error:  # a damaged file makes tifffile and its codecs raise anything
         reason = "it is truncated" if isinstance(error, struct.error) else " ".join(str(error).split())
         raise InputError(f"cannot read {where}: {reason}; write or copy the file again") from error
+    image = _grey(image, colours, colour_tolerance, where)
     if image.ndim > 2:
         image = image.reshape(*(n for n in image.shape[:-2] if n > 1), *image.shape[-2:])
     if image.ndim not in (2, 3):
@@ -51,12 +59,27 @@ def write_tif(path: Path, image: np.ndarray) -> None:
     tifffile.imwrite(path, image, compression="zlib", photometric="minisblack", metadata=None)
 
 
-def _read_pages(tif: tifffile.TiffFile, size: int) -> np.ndarray:
+def _grey(image: np.ndarray, colours: int | None, tolerance: int, where: str) -> np.ndarray:
+    """Takes one of the colours, which lie along an axis, where they are alike."""
+    if image.ndim == 3 and image.shape[-1] == _COLOURS and min(image.shape[:2]) >= _NARROWEST:
+        colours = 2
+    if colours is None:
+        return image
+    spread = float((image.max(colours).astype(np.float64) - image.min(colours)).max(initial=0))
+    if spread > tolerance:
+        raise InputError(
+            f"{where} has colours: red, green and blue differ by up to {spread:g} counts; convert it to grey values"
+        )
+    return np.ascontiguousarray(image.take(0, colours))
+
+
+def _read_pages(tif: tifffile.TiffFile, size: int) -> tuple[np.ndarray, int | None]:
+    """Returns the pixels, and their axis of colours where they have one."""
     pages = list(tif.pages)
     if _next_page_offset(tif) != 0:
         raise ValueError(f"truncated after {len(pages)} pages")
     first = pages[0].aspage()
-    if first.samplesperpixel != 1:
+    if first.samplesperpixel not in (1, _COLOURS):
         raise ValueError(f"{first.samplesperpixel} samples per pixel (colours): convert it to one")
     for index, page in enumerate(pages):
         if page.shape != first.shape or page.dtype != first.dtype:
@@ -68,10 +91,12 @@ def _read_pages(tif: tifffile.TiffFile, size: int) -> np.ndarray:
                 raise ValueError(f"truncated: page {index} has no data at byte {offset + count} of {size}")
     # One worker: callers read several frames at a time, which measured faster than strips in parallel.
     if len(pages) == 1 and not (tif.is_imagej or tif.is_shaped):
-        return first.asarray(maxworkers=1)
-    if len(tif.series) != 1:
+        whole = first
+    elif len(tif.series) != 1:
         raise ValueError(f"{len(tif.series)} images where one is expected")
-    return tif.series[0].asarray(maxworkers=1)
+    else:
+        whole = tif.series[0]
+    return whole.asarray(maxworkers=1), whole.axes.index("S") if "S" in whole.axes else None
 
 
 def _next_page_offset(tif: tifffile.TiffFile) -> int:

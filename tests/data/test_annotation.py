@@ -21,6 +21,8 @@ def test_objects_are_those_of_scikit_image(mask):
     oracle = skimage.measure.regionprops(mask)
     assert found.label.tolist() == [region.label for region in oracle]
     assert found.voxels.tolist() == [region.area for region in oracle]
+    boxes = np.array([region.bbox for region in oracle]).reshape(-1, 2, 3)
+    assert found.size.tolist() == (boxes[:, 1] - boxes[:, 0]).tolist()
     for centroid, region in zip(found.centroid, oracle, strict=True):
         np.testing.assert_allclose(centroid, region.centroid)
 
@@ -119,3 +121,48 @@ def test_the_foreground_has_every_cell_that_somebody_drew():
     )
     assert found.coverage.tolist() == [[1, 4, 0], [2, 0, 0]]
     assert found.foreground.tolist() == [[0, 0, 1, 4, 3, 0], [0, 0, 4, 2, 2, 1], [0, 0, 7, 3, 1, 2]]
+
+
+GIVEN = annotation.Points(np.array([3]), np.array([[0.0, 0, 1.5]]), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "complete", "given", "expected"),
+    [
+        ({}, False, None, None),
+        ({"markers": line(1, 1, 0, 2)}, False, None, [[1, 0.5, 2], [2, 3, 1]]),
+        ({"markers": line(0, 0, 0)}, False, None, []),
+        ({"segmentation": line(7, 7, 7, 0)}, True, None, [[7, 1, 3]]),
+        ({"segmentation": line(7, 7, 7, 0)}, False, None, None),  # cells may be left out
+        ({"segmentation": line(7, 7, 7, 0), "markers": line(0, 5, 0, 0)}, False, None, [[5, 1, 1]]),
+        ({"segmentation": line(7, 0, 0, 0), "markers": line(0, 5, 0, 0)}, False, None, [[5, 1, 1]]),
+        ({"silver": line(7, 7, 7, 0)}, True, None, None),
+        ({}, False, GIVEN, [[3, 1.5, 1]]),
+        ({"markers": line(1, 1, 0, 2)}, False, GIVEN, [[3, 1.5, 1]]),
+    ],
+)
+def test_points_are_all_cells_of_a_frame_or_none_are_known(kinds, complete, given, expected):
+    found = annotation.survey(kinds, None, complete=complete, spacing=(1, 1, 1), points=given)
+    if expected is None:
+        assert found.points is None
+    else:
+        assert found.points is not None
+        label, position, size = found.points
+        assert np.column_stack([label, position[:, 2], size[:, 2]]).tolist() == expected
+        assert not position[:, :2].any()
+        assert (size[:, :2] == 1).all()
+    assert found.tracked == ("markers" in kinds or given is not None)
+
+
+def test_points_alone_are_an_annotation_of_their_own():
+    def kinds(masks):
+        found = annotation.survey(masks, None, complete=False, spacing=(1, 1, 1), points=GIVEN)
+        return found.annotation, found.annotation_silver
+
+    assert kinds({}) == ("points", "points")
+    assert kinds({"silver": line(1, 0, 0)}) == ("points", "sparse")
+    assert kinds({"markers": line(1, 0, 0)}) == ("markers", "markers")
+    assert annotation.survey({}, None, complete=False, spacing=(1, 1, 1), points=GIVEN).foreground.shape == (
+        0,
+        6,
+    )

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import tifffile
 
@@ -95,6 +96,17 @@ def test_a_movie_that_starts_late_and_one_without_annotation_have_no_gaps(tmp_pa
     dataset = datasets.write_movie(tmp_path / "set", frames=range(998, 1003))
     datasets.write_ctc(dataset, "02", images={frame: datasets.image((9, 9), 0) for frame in (4, 5)})
     assert [len(source.files) for source in opened(dataset)] == [5, 2]
+
+
+def test_grey_values_stored_as_colours_are_images_of_one_channel(tmp_path):
+    grey = datasets.image((20, 30), 0, np.uint8)
+    dataset = datasets.write_ctc(tmp_path / "set", images={4: grey})
+    path = dataset / "01" / "t004.tif"
+    tifffile.imwrite(path, np.stack([grey] * 3, axis=-1), photometric="rgb")
+    np.testing.assert_array_equal(opened(dataset)[0].read(4).image, grey[None, None])
+    tifffile.imwrite(path, np.stack([grey, grey, grey + 1], axis=-1), photometric="rgb")
+    with pytest.raises(InputError, match=r"t004\.tif \(frame 4\) has colours: .*convert it to grey"):
+        opened(dataset)[0].read(4)
 
 
 @pytest.mark.parametrize(

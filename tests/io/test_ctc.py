@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import ctc
+from celltrack_jax.io.tif import read_tif
 from celltrack_jax.lineage import Lineage
 from tests.ctc_folders import movies, write_masks, write_truth
 
@@ -112,7 +113,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("image", "text"),
     [
-        (np.zeros((20, 30, 3), np.uint8), "3 samples per pixel"),
+        (np.zeros((20, 30, 4), np.uint8), "4 samples per pixel"),
         (np.zeros((2, 4, 20, 30), np.uint8), "one channel"),
     ],
 )
@@ -120,6 +121,46 @@ def test_colours_and_channels_are_refused(tmp_path, image, text):
     tifffile.imwrite(tmp_path / "t001.tif", image, photometric="rgb" if image.ndim == 3 else "minisblack")
     with pytest.raises(InputError, match=text):
         ctc.read_image(tmp_path / "t001.tif")
+
+
+COLOURS = {
+    "pixels": {"photometric": "rgb"},
+    "planar": {"photometric": "rgb", "planarconfig": "separate"},
+    "plain": {"photometric": "rgb", "metadata": None},
+    "imagej": {"photometric": "rgb", "imagej": True},
+    "zlib": {"photometric": "rgb", "compression": "zlib", "predictor": True},
+    "as_planes": {"photometric": "minisblack"},
+    "as_plain_planes": {"photometric": "minisblack", "metadata": None},
+}
+
+
+STACKS_TOO = ("pixels", "plain", "zlib")
+
+
+@pytest.mark.parametrize(
+    ("layout", "image"),
+    [*((name, VOLUME[0]) for name in COLOURS), *((name, VOLUME) for name in STACKS_TOO)],
+)
+def test_grey_values_stored_as_colours_are_grey_values(tmp_path, layout, image):
+    path = tmp_path / "t007.tif"
+    grey = image.astype(np.uint8)
+    blue = grey.copy()
+    blue[..., 3, 2] += 3
+    axis = 0 if layout == "planar" else -1
+    tifffile.imwrite(path, np.stack([grey] * 3, axis=axis), **COLOURS[layout])
+    np.testing.assert_array_equal(ctc.read_image(path), grey)
+    tifffile.imwrite(path, np.stack([grey, grey, blue], axis=axis), **COLOURS[layout])
+    with pytest.raises(
+        InputError, match=r"t007\.tif \(frame 7\) has colours: .* by up to 3 counts; convert it to grey"
+    ):
+        ctc.read_image(path)
+    np.testing.assert_array_equal(read_tif(path, colour_tolerance=3), grey)
+
+
+def test_narrow_stacks_are_no_colours(tmp_path):
+    image = np.arange(15 * 20 * 3, dtype=np.uint16).reshape(15, 20, 3)
+    tifffile.imwrite(tmp_path / "t000.tif", image, photometric="minisblack")
+    np.testing.assert_array_equal(ctc.read_image(tmp_path / "t000.tif"), image)
 
 
 def test_pages_of_different_shapes_are_refused(tmp_path):

@@ -569,7 +569,7 @@ def test_dsb_images_of_several_sizes_become_sequences_of_one_frame(tmp_path):
 def test_store_json_says_what_is_inside(dataset, tmp_path):
     run(dataset, tmp_path / "store")
     assert json.loads((tmp_path / "store" / store.INDEX).read_text()) == {
-        "version": 1,
+        "version": 2,
         "format": "ctc",
         "source": "set",
         "spacing_um": [1.0, 0.5, 0.25],

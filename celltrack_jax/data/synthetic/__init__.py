@@ -2,18 +2,20 @@
 
 Nuclei do a persistent random walk, push each other away, turn, deform, grow and divide, and wander in and
 out of the field (`nuclei`). They are drawn with texture and mitotic condensation, blurred, lit unevenly,
-bleached, seen through Poisson and camera noise (`microscope`). A (spec, seed) always gives the same bytes.
+bleached, seen through Poisson and camera noise (`microscope`). A (spec, seed) always gives the same bytes. Cells in
+bright field (`bright_field`) and crowded bursts (`bursts`) live the same life under other light.
 
 Shapes: T frames, S the field (Y, X) or (Z, Y, X), N nuclei.
 """
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from celltrack_jax.data.synthetic.microscope import draw, expose, illumination
-from celltrack_jax.data.synthetic.nuclei import advance, first_nuclei
+from celltrack_jax.data.synthetic.nuclei import Nuclei, life
 from celltrack_jax.data.synthetic.spec import SyntheticSpec
 from celltrack_jax.io.ctc import write_tracks
 from celltrack_jax.io.tif import write_tif
@@ -26,7 +28,7 @@ class Movie(NamedTuple):
     """A movie and its truth."""
 
     images: np.ndarray
-    """(T, *S) uint16."""
+    """(T, *S) uint16, or uint8 in bright field."""
     labels: np.ndarray
     """(T, *S) uint16, or uint32 where track labels exceed 65535; 0 is background."""
     lineage: Lineage
@@ -46,54 +48,68 @@ def make_movie(spec: SyntheticSpec, seed: int) -> Movie:
     Raises:
       InputError: the nuclei do not fit into the space.
     """
-    life, light = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    alive, light = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     lit = illumination(spec, light)
-    nuclei = first_nuclei(spec, life)
-    images, drawn, seen = [], [], []
-    mothers: dict[int, int] = {}
-    for frame in range(spec.frames):
-        if frame:
-            nuclei = advance(nuclei, spec, life)
-        mothers.update(zip(nuclei.identity.tolist(), nuclei.mother.tolist(), strict=True))
+    images, drawn, cells = [], [], []
+    for frame, nuclei in enumerate(life(spec, alive)):
         indices, signal = draw(nuclei, spec)
         images.append(expose(signal * (1 - spec.bleaching) ** frame, lit, spec, light))
         drawn.append(indices)
-        seen.append(nuclei.identity)
-    labels, lineage = _truth(drawn, seen, mothers)
+        cells.append(nuclei)
+    labels, lineage = truth(drawn, cells)
     return Movie(np.stack(images), labels, lineage, tuple(spec.spacing_um))
 
 
-def write_ctc(folder: Path | str, name: str, movie: Movie) -> None:
-    """Writes a movie and its truth as a CTC data set: <name>/, <name>_GT/TRA and <name>_GT/SEG.
+def write_ctc(
+    folder: Path | str,
+    name: str,
+    movie: Movie,
+    *,
+    outlined: Collection[int] | None = None,
+    silver: Iterable[np.ndarray] | None = None,
+) -> None:
+    """Writes a movie and its truth as a CTC data set: <name>/, <name>_GT/TRA and SEG, and <name>_ST/SEG if any.
 
     Args:
       folder: the data set; made when absent.
       name: of the sequence, e.g. "01".
       movie: as from `make_movie`.
+      outlined: frames in <name>_GT/SEG; None all.
+      silver: (*S) silver outlines of each frame.
     """
     folder = Path(folder)
     tra, seg = folder / f"{name}_GT" / "TRA", folder / f"{name}_GT" / "SEG"
-    for path in (folder / name, tra, seg):
+    computed = folder / f"{name}_ST" / "SEG"
+    for path in (folder / name, tra, seg, *(() if silver is None else (computed,))):
         path.mkdir(parents=True, exist_ok=True)
     digits = max(3, len(str(len(movie.images) - 1)))
     for frame, (image, labels) in enumerate(zip(movie.images, movie.labels, strict=True)):
         number = f"{frame:0{digits}d}.tif"
         write_tif(folder / name / f"t{number}", image)
         write_tif(tra / f"man_track{number}", labels)
-        write_tif(seg / f"man_seg{number}", labels)
+        if outlined is None or frame in outlined:
+            write_tif(seg / f"man_seg{number}", labels)
     write_tracks(tra / "man_track.txt", movie.lineage)
+    for frame, mask in enumerate(() if silver is None else silver):
+        write_tif(computed / f"man_seg{frame:0{digits}d}.tif", mask)
 
 
-def _truth(
-    drawn: list[np.ndarray], seen: list[np.ndarray], mothers: dict[int, int]
-) -> tuple[np.ndarray, Lineage]:
+def truth(drawn: list[np.ndarray], cells: list[Nuclei]) -> tuple[np.ndarray, Lineage]:
     """Makes tracks of what is visible.
 
     Args:
-      drawn: per frame (*S) int32, index of a nucleus plus 1.
-      seen: per frame (N,) identity of each index.
-      mothers: identity -> the mother's identity or -1.
+      drawn: per frame (*S) integers, index of a nucleus plus 1.
+      cells: per frame the nuclei.
+
+    Returns:
+      (T, *S) labels and their lineage, as in `Movie`.
     """
+    seen = [nuclei.identity for nuclei in cells]
+    mothers = {
+        identity: mother
+        for nuclei in cells
+        for identity, mother in zip(nuclei.identity.tolist(), nuclei.mother.tolist(), strict=True)
+    }
     frame, identity, index = [], [], []
     node_of: dict[tuple[int, int], int] = {}
     for t, (indices, names) in enumerate(zip(drawn, seen, strict=True)):

@@ -3,6 +3,7 @@
 Shapes: D axes of the field (2 or 3), N nuclei. Positions in µm from the centre of the field's first voxel.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,15 @@ class Nuclei(NamedTuple):
         volume = 2 / 3 * (1 + np.clip(self.phase, 0, 1))
         condensed = 1 - (1 - CONDENSED_SIZE) * self.condensation(spec)
         return spec.radius_um * self.size * volume ** (1 / D) * condensed
+
+
+def life(spec: SyntheticSpec, rng: np.random.Generator) -> Iterator[Nuclei]:
+    """Yields the nuclei of each frame."""
+    nuclei = first_nuclei(spec, rng)
+    yield nuclei
+    for _ in range(spec.frames - 1):
+        nuclei = advance(nuclei, spec, rng)
+        yield nuclei
 
 
 def first_nuclei(spec: SyntheticSpec, rng: np.random.Generator) -> Nuclei:

@@ -1,0 +1,95 @@
+"""Simulates movies with complete truth, to try things on.
+
+    python -m launch.simulate --kind=nuclei --output=<folder> [--seed=0] [--frames=..] [--sequences=..]
+    python -m launch.simulate --kind=bursts --output=<folder> ...
+    python -m launch.simulate --kind=bright_field --output=<folder> --frames=1376 --shape=1036,1070
+
+`nuclei` is a CTC data set (01, 01_GT, ...) with masks; `bursts` are <folder>/train and <folder>/test with boxes alone,
+where a third of the sequences is the test split; `bright_field` is a CTC data set of muscle stem cells, by default a
+quarter of the size of BF-C2DL-MuSC's frames, which has gold outlines in few frames and silver ones in all. All are read
+by launch.prepare.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from celltrack_jax.data import synthetic
+from celltrack_jax.data.synthetic import bright_field, bursts
+from celltrack_jax.errors import InputError
+from celltrack_jax.io import files
+from launch import cli
+
+
+class Kind(NamedTuple):
+    """What can be simulated."""
+
+    sequences: int
+    """Unless --sequences says otherwise."""
+    frames: int
+    write: Callable[[Path, int, int, int], None]
+    """Takes folder, sequences, frames, seed."""
+
+
+def _nuclei(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    states = np.random.SeedSequence(seed).generate_state(sequences)
+    for number, state in enumerate(states.tolist(), 1):
+        movie = synthetic.make_movie(synthetic.SyntheticSpec(frames=frames), state)
+        synthetic.write_ctc(folder, f"{number:02d}", movie)
+
+
+def _bursts(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    test = sequences // 3
+    bursts.write_bursts(folder, train=sequences - test, test=test, frames=frames, seed=seed)
+
+
+def _bright_field(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    shape = _shape(_SHAPE.value or ["520", "540"])
+    bright_field.write_bright_field(folder, sequences=sequences, frames=frames, shape=shape, seed=seed)
+
+
+def _shape(sizes: Sequence[str]) -> tuple[int, int]:
+    if len(sizes) != 2 or not all(size.isdecimal() and int(size) > 95 for size in sizes):
+        raise flags.ValidationError(f"--shape={','.join(sizes)}: give Y,X in pixels, each at least 96")
+    return int(sizes[0]), int(sizes[1])
+
+
+KINDS = {
+    "nuclei": Kind(2, 30, _nuclei),
+    "bursts": Kind(6, 20, _bursts),
+    "bright_field": Kind(2, 60, _bright_field),
+}
+
+_KIND = flags.DEFINE_enum("kind", None, list(KINDS), "what is simulated", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "folder of the data set, new or empty", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0)
+_FRAMES = flags.DEFINE_integer("frames", None, "of each sequence; default: the kind's", lower_bound=1)
+_SEQUENCES = flags.DEFINE_integer("sequences", None, "how many; default: the kind's", lower_bound=1)
+_SHAPE = flags.DEFINE_list("shape", None, "Y,X of bright_field in pixels; default: 520,540")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Simulates, and prints one line about it."""
+    del argv
+    kind, folder = KINDS[str(_KIND.value)], Path(str(_OUTPUT.value))
+    if _SHAPE.value:
+        if kind.write is not _bright_field:
+            raise flags.ValidationError("--shape goes with --kind=bright_field")
+        _shape(_SHAPE.value)
+    sequences, frames = _SEQUENCES.value or kind.sequences, _FRAMES.value or kind.frames
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there and not empty: give a new or an empty folder as --output")
+    start = time.monotonic()
+    with files.explained(folder, "or give another folder as --output"):
+        kind.write(folder, sequences, frames, int(_SEED.value or 0))
+    print(
+        f"{folder}: {sequences} sequences of {frames} frames, seed {_SEED.value}, {time.monotonic() - start:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
