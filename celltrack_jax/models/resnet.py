@@ -96,7 +96,7 @@ class ConvolutionNorm(nnx.Module):
         self.strides = strides
         init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
         self.kernel = nnx.Param(init(rngs.params(), (*kernel, channels, width)))
-        self.norm = Norm("batch", width, groups=1)
+        self.norm = Norm("batch", width, groups=1, affine=True)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, *S, channels) to (B, *ceil(S / strides), width)."""

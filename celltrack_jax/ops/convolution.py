@@ -256,6 +256,67 @@ def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return blocks.transpose(order).reshape(x.shape[0], *size, width)
 
 
+def upsample_linearly(x: jax.Array, window: Sequence[int]) -> jax.Array:
+    """Interpolates linearly along each spatial axis; pixel centres are half a pixel from the image's edge.
+
+    As PyTorch's `interpolate` with align_corners=False. Beyond the edges the outermost pixels go on.
+
+    Args:
+      x: (B, *S, C) floats.
+      window: *P.
+
+    Returns:
+      (B, *S * *P, C) of the same dtype.
+    """
+    for axis, size in enumerate(window, 1):
+        if size > 1:
+            x = _upsample_axis(x, size, axis)
+    return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _upsample_axis(x, size, axis) -> Any:
+    n = x.shape[axis]
+    around = jnp.pad(x, [(int(i == axis),) * 2 for i in range(x.ndim)], mode="edge")
+    before, after = (lax.slice_in_dim(around, start, start + n, axis=axis) for start in (0, 2))
+    parts = [
+        x if shift == 0 else (1 - abs(shift)) * x + abs(shift) * (before if shift < 0 else after)
+        for shift in _shifts(size)
+    ]
+    return jnp.stack(parts, axis + 1).reshape(*x.shape[:axis], n * size, *x.shape[axis + 1 :])
+
+
+def _shifts(size):
+    """Where output pixels lie, in input pixels from the centre of the one that they are in."""
+    return [(offset + 0.5) / size - 0.5 for offset in range(size)]
+
+
+def _upsample_axis_forward(x, size, axis):
+    return _upsample_axis(x, size, axis), None
+
+
+def _upsample_axis_backward(size, axis, _, gradient):
+    """Written out: what XLA's CPU backend makes of the transposed pads at 5x80^2 pixels of
+    64 channels took 199 ms of a core, this 50."""
+    blocks = gradient.reshape(*gradient.shape[:axis], -1, size, *gradient.shape[axis + 1 :])
+    parts = [lax.index_in_dim(blocks, k, axis + 1, keepdims=False) for k in range(size)]
+    weighted = list(zip(_shifts(size), parts, strict=True))
+    to_own = sum((1 - abs(shift)) * part for shift, part in weighted)
+    to_before = sum(-shift * part for shift, part in weighted if shift < 0)
+    to_after = sum(shift * part for shift, part in weighted if shift > 0)
+    n = to_own.shape[axis]
+
+    def at(part, start, stop, first):
+        around = [(first, n - first - (stop - start)) if i == axis else (0, 0) for i in range(part.ndim)]
+        return jnp.pad(lax.slice_in_dim(part, start, stop, axis=axis), around)
+
+    inside = at(to_before, 1, n, 0) + at(to_after, 0, n - 1, 1)
+    return (to_own + inside + at(to_before, 0, 1, 0) + at(to_after, n - 1, n, n - 1),)
+
+
+_upsample_axis.defvjp(_upsample_axis_forward, _upsample_axis_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
     """Maximum over disjoint windows.

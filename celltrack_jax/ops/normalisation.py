@@ -43,8 +43,8 @@ def normalise(x, mean, variance, scale, offset):
       x: (B, *S, C) floats.
       mean: (B, G) or (C,) float32.
       variance: as mean.
-      scale: (C,) float32.
-      offset: (C,) float32.
+      scale: (C,) float32, or a number.
+      offset: as scale.
 
     Returns:
       (B, *S, C) of x's dtype, computed in float32.

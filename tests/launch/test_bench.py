@@ -10,7 +10,7 @@ import pytest
 
 from celltrack_jax.errors import InputError
 from launch import bench, json_file
-from launch.benches import metrics, timing
+from launch.benches import convlstm, metrics, timing
 from tests.conftest import ROOT
 
 
@@ -81,6 +81,16 @@ def test_the_benchmark_of_the_measures_makes_a_result_that_can_be_scored(monkeyp
     assert 0.5 < scores["TRA"] < scores["DET"] < 1
     assert 0.5 < scores["SEG"] < 1
     assert scores["BC0"] is not None
+
+
+def test_the_benchmark_of_clips_says_the_memory_with_and_without_remat(monkeypatch):
+    for name, value in {"SIZE": (1, 4, 64, 64), "WIDTHS": (8,), "REPEATS": 1}.items():
+        monkeypatch.setattr(convlstm, name, value)
+    plain, again = convlstm.run(None)
+    assert again["name"] == f"{plain['name']}, remat" == "convlstm step, 1x4x64x64, remat"
+    assert 0 < again["MB per frame"] < plain["MB per frame"]
+    with pytest.raises(InputError, match="no peer 'keras'"):
+        convlstm.run("keras")
 
 
 def test_what_a_row_says_beside_the_columns_keeps_its_order(capsys):

@@ -101,6 +101,7 @@ def test_settings_out_of_range_are_refused(change, message):
         _functional(**change)
 
 
+@pytest.mark.slow
 def test_a_batch_split_over_devices_gives_the_statistics_and_gradients_of_the_whole():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(

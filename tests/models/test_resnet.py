@@ -175,6 +175,7 @@ def test_training_averages_the_statistics_of_its_batches_and_inference_leaves_th
     jax.tree.map(np.testing.assert_array_equal, left, stats)
 
 
+@pytest.mark.slow
 def test_a_crop_sees_the_others_of_its_batch_in_training_only():
     model = _functional()
     variables = jax.jit(model.init)(jax.random.key(0))
@@ -186,6 +187,7 @@ def test_a_crop_sees_the_others_of_its_batch_in_training_only():
         assert np.allclose(whole[0], other[0], rtol=1e-5) == (not train)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32_and_keeps_its_parameters():
     x = _random(4, 33, 40, 1)
     outputs = []

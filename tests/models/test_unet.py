@@ -1,5 +1,7 @@
 """Properties of the U-Net: sizes, sight, statistics, remat, precision, parity with PyTorch."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +24,12 @@ FLAT = dict(
     convs=2,
     norm="group",
     groups=2,
+    affine=True,
     activation="relu",
     order="cna",
+    dropout=0.0,
+    upsample="transposed",
+    up_channels="halve",
     join="concat",
     remat=(False, False, False),
     dtype="float32",
@@ -103,6 +109,10 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_refused():
         (dict(join="add"), "join"),
         (dict(heads={}), "heads"),
         (dict(convs=0), "convs"),
+        (dict(dropout=1.0), "dropout"),
+        (dict(upsample="nearest"), "nearest"),
+        (dict(up_channels="double"), "double"),
+        (dict(up_channels="keep", join="sum"), "set up_channels to 'halve'"),
     ],
 )
 def test_contradictions_are_refused(change, message):
@@ -122,6 +132,8 @@ def test_an_unknown_model_is_refused():
         dict(kernels=((5, 3), (3, 1), (3, 3)), convs=1),
         dict(pools=((2, 3), (1, 2)), convs=1),
         dict(stem=(2, 1), convs=1),
+        dict(upsample="bilinear", pools=((2, 3), (1, 2)), convs=1),
+        dict(upsample="bilinear", up_channels="keep", stem=(1, 2), convs=1),
     ],
 )
 def test_the_receptive_radius_is_where_gradients_end(change):
@@ -142,24 +154,104 @@ def test_the_receptive_radius_is_where_gradients_end(change):
         assert reach == radius[axis]
 
 
-def _loss_and_gradients(model, variables, x):
+def _loss_and_gradients(model, variables, inputs):
     def loss(params):
-        out, stats = model.apply(variables._replace(params=params), x, train=True)
+        out, stats = model.apply(variables._replace(params=params), *inputs, train=True)
         return sum(jnp.mean(jnp.sin(3 * y)) for y in out.values()), stats
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params)
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_remat_changes_nothing(norm):
-    x = _image(2, 8, 8, 1)
-    plain, again = (_functional(**FLAT | dict(norm=norm, remat=r)) for r in ((False,) * 3, (True,) * 3))
+SHALLOW = FLAT | dict(widths=(4, 8), kernels=((3, 3), (3, 3)), pools=((2, 2),), convs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels"), [(FLAT, 3), (FLAT | dict(norm="batch"), 3), (SHALLOW | dict(dropout=0.3), 2)]
+)
+def test_remat_changes_nothing(settings, levels):
+    x = _image(2, 8, 8, 1), jax.random.split(jax.random.key(2), 2)
+    plain, again = (_functional(**settings | dict(remat=(remat,) * levels)) for remat in (False, True))
     variables = jax.jit(plain.init)(jax.random.key(0))
     ours, reference = (_loss_and_gradients(model, variables, x) for model in (again, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, reference)
-    equations = jax.make_jaxpr(lambda v: again.apply(v, x, train=True))(variables).eqns
+    equations = jax.make_jaxpr(lambda v: again.apply(v, *x, train=True))(variables).eqns
     names = [equation.primitive.name for equation in equations]
-    assert sum(name in ("checkpoint", "remat", "remat2") for name in names) == 5, "three down, two up"
+    assert sum(name in ("checkpoint", "remat", "remat2") for name in names) == 2 * levels - 1
+
+
+def _parameters(block, **changes):
+    """The count of a five-level network with one output, and what its blocks of the given channels would have."""
+    levels = dict(kernels=((3, 3),) * 5, pools=((2, 2),) * 4, remat=(False,) * 5, heads={"cells": 1})
+    _, params, _ = nnx.split(_abstract(**FLAT | levels | changes), nnx.Param, ...)
+    return sum(leaf.size for leaf in jax.tree.leaves(params)), sum(
+        itertools.starmap(_two_convolutions, block)
+    )
+
+
+def _two_convolutions(channels, width):
+    return (9 * channels + 1) * width + (9 * width + 1) * width
+
+
+def test_the_unet_of_torch_em_is_a_config():
+    """Instance norm without parameters before each convolution; 1x1 convolutions behind bilinear up-sampling."""
+    count, blocks = _parameters(
+        [(1, 32), (32, 64), (64, 128), (128, 256), (256, 512), (512, 256), (256, 128), (128, 64), (64, 32)],
+        widths=(32, 64, 128, 256, 512),
+        norm="instance",
+        affine=False,
+        order="nca",
+        upsample="bilinear",
+    )
+    halved = (512 + 1) * 256 + (256 + 1) * 128 + (128 + 1) * 64 + (64 + 1) * 32
+    assert count == blocks + halved + (32 + 1)
+
+
+def test_the_unet_of_the_muscle_stem_cells_is_a_config():
+    """Transposed convolutions keep the channels, so that blocks take 1536 to 512 and so on; no norm, dropout."""
+    down = [(1, 64), (64, 128), (128, 256), (256, 512), (512, 1024)]
+    count, blocks = _parameters(
+        [*down, (1536, 512), (768, 256), (384, 128), (192, 64)],
+        widths=(64, 128, 256, 512, 1024),
+        norm="none",
+        order="ca",
+        dropout=0.3,
+        up_channels="keep",
+    )
+    risen = sum((4 * width + 1) * width for width in (1024, 512, 256, 128))
+    assert count == blocks + risen + (64 + 1)
+
+
+@pytest.mark.parametrize("up_channels", ["halve", "keep"])
+def test_bilinear_upsampling_commutes_with_its_convolution(up_channels):
+    """The 1x1 convolution runs before the interpolation, and learns the same as behind it."""
+    width = 6 if up_channels == "keep" else 3
+    module = unet.Upsample(nnx.Rngs(0), 6, width, (2, 3), "bilinear", jnp.float32)
+    assert module.learned == (up_channels == "halve")
+    x = _image(2, 4, 5, 6)
+    expected = jax.image.resize(x, (2, 8, 15, 6), "linear")
+    if module.learned:
+        module.bias[...] = _image(3, seed=1)
+        expected = expected @ module.kernel[...] + module.bias[...]
+    np.testing.assert_allclose(module(x), expected, atol=1e-5)
+
+
+def test_dropout_zeroes_a_share_of_each_block_by_the_samples_own_keys():
+    x, keys = _image(3, 8, 8, 1), jax.random.split(jax.random.key(1), 3)
+    shallow = FLAT | dict(widths=(4,), kernels=((3, 3),), pools=(), remat=(False,), convs=1)
+    model, sure = (_functional(**shallow | dict(dropout=rate)) for rate in (0.4, 0.0))
+    variables = jax.jit(model.init)(jax.random.key(0))
+    train = jax.jit(lambda x, key: model.apply(variables, x, key, train=True)[0]["cells"])
+    dropped = train(x, keys)
+    np.testing.assert_array_equal(dropped, train(x, keys))
+    assert not np.allclose(dropped, train(x, keys[::-1]), atol=1e-2)
+    np.testing.assert_allclose(dropped[1:], train(x[1:], keys[1:]), atol=1e-5)
+    plain = jax.jit(sure.apply)(variables, x)[0]["cells"]
+    np.testing.assert_array_equal(jax.jit(model.apply)(variables, x, keys)[0]["cells"], plain)
+    with pytest.raises(ValueError, match="pass a key per sample"):
+        model.apply(variables, x, train=True)
+    ones = jnp.ones((3, 16, 16, 8))
+    shares = (unet._drop(keys, ones, 0.4) == 0).mean((1, 2, 3))
+    np.testing.assert_allclose(shares, 0.4, atol=0.05)
 
 
 def test_batch_norm_carries_running_statistics():
@@ -205,6 +297,7 @@ def test_the_learned_tensors_are_float32_and_a_bias_is_there_only_where_no_norm_
     assert _abstract(**FLAT | dict(norm="none")).down[0].convs[0].bias is not None
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32():
     x = _image(2, 16, 16, 1)
     exact, rough = (_outputs(_module(**FLAT | dict(dtype=dtype)), x) for dtype in ("float32", "bfloat16"))

@@ -147,6 +147,23 @@ def test_upsample_equals_the_transposed_convolution(window):
     )
 
 
+def _interpolated(row, size):
+    """numpy's linear interpolation between pixel centres, which repeats the outermost values."""
+    centres = (np.arange(len(row) * size) + 0.5) / size - 0.5
+    return np.interp(centres, np.arange(len(row)), row)
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 1), (1, 4, 2)])
+def test_linear_upsampling_equals_numpys_interpolation(window):
+    x = np.random.default_rng(0).normal(size=(2, *(4, 1, 5)[: len(window)], 3)).astype(np.float32)
+    expected = x
+    for axis, size in enumerate(window, 1):
+        expected = np.apply_along_axis(_interpolated, axis, expected, size)
+    np.testing.assert_allclose(convolution.upsample_linearly(jnp.asarray(x), window), expected, atol=1e-6)
+    reference = jax.image.resize(x, expected.shape, "linear", antialias=False)
+    np.testing.assert_allclose(reference, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [(2, 2), (3, 1), (1, 2, 2), (2, 2, 2)])
 def test_max_pool_equals_reduce_window(window):
     x = _random(0, 2, *(6, 6, 4)[: len(window)], 3)
