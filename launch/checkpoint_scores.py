@@ -13,8 +13,9 @@ from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
+from celltrack_jax.metrics import instances
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.report import evaluation, tables
+from celltrack_jax.report import evaluation, pr_curve, tables
 from celltrack_jax.training import checkpoint
 from launch import embedders, local, on
 from launch.processes import Alone, Processes
@@ -41,6 +42,43 @@ def score_one(workdir: Path, which: str, processes: Processes | Alone) -> list[d
     if errors:
         raise InputError(errors[which])
     return rows
+
+
+def write_curve(workdir: Path, which: str, page: Path, processes: Processes | Alone) -> None:
+    """Writes the curves of precision and recall of a checkpoint, in the first process, unless told to stop.
+
+    Args:
+      workdir: of the run.
+      which: "best", "latest" or a step.
+      page: HTML file.
+      processes: of this command.
+
+    Raises:
+      InputError: the run's task has no such curve, there is no such checkpoint, or no held-out frame tells.
+    """
+    if processes.index > 0:
+        return
+    config = checkpoint.load_config(workdir)
+    task = tasks.build(config)
+    if not isinstance(task, tasks.InstanceTask):
+        raise InputError(
+            f"{workdir} is a run of the task {config.task!r}, which outlines no cells: --curve needs one that does, "
+            "dense or clips"
+        )
+    model = FunctionalModel(task.model)
+    step, variables = checkpoint.restore_variables(workdir, which, model)
+    found = task.overlaps(model, variables, processes.asked)
+    if found is None:
+        return
+    curves = {name: instances.precision_recall_curve(frames) for name, frames in found.items() if frames}
+    if not curves:
+        raise InputError(
+            f"{workdir}: in no held-out frame are all cells outlined: take a store with such frames, or a larger "
+            "evaluation.holdout"
+        )
+    html = pr_curve.page(f"{workdir.name}, step {step}", curves)
+    files.replace_text(page, html, "then run the same command again")
+    print(f"{page}: {', '.join(f'{len(found[name])} {name} frames' for name in curves)}", flush=True)
 
 
 def score_all(

@@ -1,7 +1,9 @@
 """Scores a Cell Tracking Challenge result, or the checkpoints of a run on its held-out frames.
 
     python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
+    python -m launch.evaluate --truth=Burst7/gt/gt.txt --result=01_RES
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all
+    python -m launch.evaluate --workdir=runs/sim --checkpoints=best --curve=curve.html
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all --on=slurm --slurm=partition=gpu,gpus_per_node=1
 
 Prints the measures and writes them as JSON. A measure that is not defined, or whose truth is absent, is null; a
@@ -9,7 +11,8 @@ result without a track file is scored for SEG and DET only. A result that breaks
 problem is printed, the JSON says so, and the exit status is 1.
 
 All checkpoints of a run (those that --config.train.keep_latest left, and the best) also become a table and curves,
-evaluation.csv and evaluation.html in its folder.
+evaluation.csv and evaluation.html in its folder. With --curve, nothing is scored: precision and recall of the cells
+of one checkpoint, by the IoU that a match must exceed, become a page with chart and table.
 """
 
 import math
@@ -28,7 +31,11 @@ from launch import cli, cluster, json_file, on
 flags.adopt_module_key_flags(on)
 flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(json_file)
-TRUTH = flags.DEFINE_string("truth", None, "annotation folder (01_GT) that holds TRA or SEG or both")
+TRUTH = flags.DEFINE_string(
+    "truth", None, "annotation folder (01_GT) that holds TRA or SEG or both, or a table of boxes (gt.txt)"
+)
+RADII = flags.DEFINE_list("radii", ["3", "5", "8"], "with a table of boxes: pixels within which points match")
+RADIUS = flags.DEFINE_float("radius", 5.0, "with a table of boxes: the same, for DET, TRA, LNK and AOGM", 0.0)
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
 SEG_SLICES = flags.DEFINE_enum(
     "seg_slices",
@@ -39,6 +46,7 @@ SEG_SLICES = flags.DEFINE_enum(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a launch.train run whose checkpoints are scored")
 CHECKPOINTS = flags.DEFINE_string("checkpoints", "best", "with --workdir: all, best, latest or a step")
+CURVE = flags.DEFINE_string("curve", None, "with --workdir: HTML file of precision and recall by IoU")
 AGAIN = flags.DEFINE_boolean("again", False, "with --checkpoints=all: score anew what has been scored")
 JOBS = flags.DEFINE_integer(
     "jobs", 0, "with --checkpoints=all: how many at a time; 0: one here, no limit on SLURM", lower_bound=0
@@ -51,13 +59,35 @@ def main(_: Sequence[str]) -> int:
         raise flags.ValidationError("give --truth and --result, or --workdir")
     if TRUTH.value and on.slurm_settings() is not None:
         raise flags.ValidationError("--on=slurm goes with --workdir")
+    if CURVE.value and (not WORKDIR.value or CHECKPOINTS.value == "all"):
+        raise flags.ValidationError("--curve goes with --workdir and one of its checkpoints")
     if WORKDIR.value:
         return score_run(Path(WORKDIR.value), str(CHECKPOINTS.value))
     if not (TRUTH.value and RESULT.value):
         raise flags.ValidationError("--truth and --result go together")
     truth, result = str(TRUTH.value), str(RESULT.value)
-    scores = score_result(Path(truth), Path(result), str(SEG_SLICES.value))
-    row = as_json(scores)
+    if Path(truth).is_file():
+        return score_boxes(Path(truth), Path(result))
+    if any(flag.present for flag in (RADII, RADIUS)):
+        raise flags.ValidationError("--radii and --radius go with a table of boxes as --truth")
+    return report(
+        score_result(Path(truth), Path(result), str(SEG_SLICES.value)), Path(truth), Path(result), MEASURES
+    )
+
+
+def report(scores: Scores, truth: Path, result: Path, names: Sequence[str]) -> int:
+    """Writes scores as JSON and prints them; the exit status.
+
+    Args:
+      scores: of the result.
+      truth: that it was scored against.
+      result: its folder.
+      names: measures that are null where they are not defined; others follow.
+
+    Raises:
+      InputError: the result breaks the rules.
+    """
+    row = as_json(scores, names)
     json_file.write(row)
     for note in scores.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -68,6 +98,19 @@ def main(_: Sequence[str]) -> int:
         raise InputError(f"{result} is not scored against {truth}: correct what is listed above ({count})")
     print_table(row)
     return 0
+
+
+def score_boxes(truth: Path, result: Path) -> int:
+    """Scores a result against a table of boxes; prints the measures and writes them as JSON; the exit status."""
+    from celltrack_jax.inference.point_truth import score_points
+
+    try:
+        radii = [float(radius) for radius in RADII.value or []]
+    except ValueError as error:
+        raise flags.ValidationError(f"--radii={','.join(RADII.value or [])} are not numbers") from error
+    if not all(0 < radius < math.inf for radius in radii):
+        raise flags.ValidationError(f"--radii={','.join(RADII.value or [])} have to be positive")
+    return report(score_points(truth, result, radii, float(RADIUS.value or 0)), truth, result, ())
 
 
 def score_run(workdir: Path, which: str) -> int:
@@ -86,6 +129,9 @@ def score_run(workdir: Path, which: str) -> int:
     if delegates:
         cluster.refuse_several("--jobs and --on=slurm share the work out themselves")
     with Alone() if delegates else Processes() as processes:
+        if CURVE.value:
+            checkpoint_scores.write_curve(workdir, which, Path(str(CURVE.value)), processes)
+            return cli.STOPPED if processes.asked() else 0
         if which == "all":
             rows, problems = checkpoint_scores.score_all(
                 workdir, processes, again=bool(AGAIN.value), at_once=at_once, slurm=slurm
@@ -105,9 +151,10 @@ def score_run(workdir: Path, which: str) -> int:
     return 1 if problems else 0
 
 
-def as_json(scores: Scores) -> dict:
+def as_json(scores: Scores, names: Sequence[str] = MEASURES) -> dict:
     """Returns the measures as the JSON of this command has them, with `valid` and `problems`."""
-    row = {name: _number(scores.measures.get(name)) for name in MEASURES}
+    every = dict.fromkeys([*names, *(() if names else scores.measures)])
+    row = {name: _number(scores.measures.get(name)) for name in every}
     return row | {"valid": not scores.problems, "problems": [str(problem) for problem in scores.problems]}
 
 
@@ -119,7 +166,8 @@ def _number(value: float | None) -> float | int | None:
 
 def print_table(row: dict) -> None:
     """Prints the measures: a table on a terminal, plain lines in a log."""
-    texts = {name: "-" if row[name] is None else f"{row[name]:.6g}" for name in MEASURES}
+    names = [name for name in row if name not in ("valid", "problems")]
+    texts = {name: "-" if row[name] is None else f"{row[name]:.6g}" for name in names}
     if not sys.stdout.isatty():
         for name, text in texts.items():
             print(f"{name:8s} {text}")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference.track import Linker
@@ -48,7 +50,8 @@ def restore(workdir: Path) -> Linker:
             "is not checked"
         )
 
-    def link(cells: Cells, ends: tuple[int, int]) -> Links:
+    def link(cells: Cells, ends: tuple[int, int], step_um: np.ndarray | None) -> Links:
+        del step_um
         if trained is not None:
             cells = task.fitting(cells, trained)
         found = task.link(cells, apply, ends)

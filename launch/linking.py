@@ -15,8 +15,13 @@ from celltrack_jax.lineage import Lineage
 from celltrack_jax.tracking import links
 from launch import cli
 
+HUNGARIAN, NEAREST, STEPS = "hungarian", "nearest", "steps"
+ASSIGNMENTS = (HUNGARIAN, NEAREST, STEPS)
 LINKER = flags.DEFINE_string(
-    "linker", "hungarian", "hungarian, or work folder of a launch.train run that links"
+    "linker",
+    HUNGARIAN,
+    "hungarian; nearest: the same without divisions and gaps; steps: from where the segmenter expects each cell to go; "
+    "or work folder of a launch.train run that links",
 )
 IMAGES = flags.DEFINE_string("images", None, "folder of t*.tif, or an OME-Zarr image")
 OUTPUT = flags.DEFINE_string(
@@ -46,20 +51,23 @@ DIVISION_DISTANCE = flags.DEFINE_float(
 DIAMETER = flags.DEFINE_float("diameter", None, "a cell's diameter in µm; default: measured", lower_bound=0)
 
 
-HUNGARIAN = "hungarian"
-
-
 def check_linker() -> None:
     """Refuses a linker that does not exist.
 
     Raises:
       InputError: there is no such linker, or it takes no such flags.
     """
-    if LINKER.value == HUNGARIAN:
+    if LINKER.value in ASSIGNMENTS:
+        refused = [flag.name for flag in (MAX_GAP, DIVISION_DISTANCE) if flag.present]
+        if LINKER.value == NEAREST and refused:
+            raise flags.ValidationError(
+                f"--{refused[0]} goes with --linker=hungarian: the nearest one links over no gaps and has no divisions"
+            )
         return
     if not (Path(str(LINKER.value)) / "config.json").is_file():
         raise InputError(
-            f"no linker {LINKER.value!r}: give --linker=hungarian, or the --workdir of a run of configs/ctc/link.py"
+            f"no linker {LINKER.value!r}: give --linker=hungarian, nearest or steps, or the --workdir of a run of "
+            "configs/ctc/link.py"
         )
     given = [flag.name for flag in (MAX_GAP, MAX_DISTANCE, DIVISION_DISTANCE, DIAMETER) if flag.present]
     if given:
@@ -68,9 +76,19 @@ def check_linker() -> None:
         )
 
 
+def refuse_steps(reason: str) -> None:
+    """Refuses --linker=steps where nothing predicts them.
+
+    Raises:
+      InputError: with the reason, if it was given.
+    """
+    if LINKER.value == STEPS:
+        raise InputError(f"--linker=steps links from where each cell's predicted step leads; {reason}")
+
+
 def looks_at_images() -> bool:
     """Returns whether the linker can use images."""
-    return LINKER.value != HUNGARIAN
+    return LINKER.value not in ASSIGNMENTS
 
 
 def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
@@ -84,7 +102,7 @@ def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
       InputError: there is no such linker, or its settings are others.
     """
     check_linker()
-    if LINKER.value != HUNGARIAN:
+    if LINKER.value not in ASSIGNMENTS:
         from launch import linkers  # assignment does without jax
 
         return linkers.restore(Path(str(LINKER.value)))
@@ -100,8 +118,8 @@ def linker(settings: Mapping[str, Any], where: str) -> track.Linker:
         "diameter_um": DIAMETER.value,
     }
     chosen = dict(settings) | {name: value for name, value in given.items() if value is not None}
-
-    return track.by_assignment(functools.partial(links.hungarian, **chosen))
+    chosen |= links.NEAREST if LINKER.value == NEAREST else {}
+    return track.by_assignment(functools.partial(links.hungarian, **chosen), steps=LINKER.value == STEPS)
 
 
 def drawing() -> track.Drawing:

@@ -6,8 +6,12 @@ The movie streams through the devices in tiles, so neither its length nor the si
 memory; --space=N spreads each tile over N of them. Segmented frames, and tiles of a frame that takes long, are kept
 in <output>.segmentation until the result is written: the same command continues a run that was stopped.
 
+A network that finds points has them drawn as discs or balls; points.csv says where they are between pixels
+(celltrack_jax/io/point_table.py describes its columns), and linkers take them from there.
+
 Started as several processes, as launch.train is, each segments every N-th frame into that folder, which all hosts
-have to share, and the first one tracks.
+have to share, and the first one tracks. Networks that see several frames at a time (config.clips) take the movie in
+blocks of frames: what is said here of a frame holds for a block then.
 """
 
 import contextlib
@@ -73,6 +77,7 @@ def main(_: Sequence[str]) -> int:
 
 
 def _predict(movie: movies.Movie, output: Path) -> int:
+    from celltrack_jax.inference import decode
     from launch import segmenter as segmenters
     from launch.processes import Processes
 
@@ -87,8 +92,18 @@ def _predict(movie: movies.Movie, output: Path) -> int:
         spacing, known = linking.spacing(movie.spacing_um, movie.spacing_known, movie.shape[1], movie.path)
         movie = movie._replace(spacing_um=spacing, spacing_known=known)
         segmenter = segmenters.restore(workdir, str(CHECKPOINT.value), int(SPACE.value or 1))
+        if not decode.gives_steps(segmenter.task.representation):
+            linking.refuse_steps(
+                f"{workdir} predicts none: take a run with representation.step_weight > 0, such as "
+                "configs/hela/centroids.py:direction"
+            )
         linker = linking.linker(segmenter.tracking, f"config.tracking ({workdir}/config.json)")
         movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)
+        if segmenter.clips and movie.frames[-1] - movie.frames[0] >= len(movie.frames):
+            print(
+                f"note: {movie.path} lacks frames: the network, which sees several at a time, takes those before and "
+                "behind a gap for neighbours"
+            )
         settings = _settings(segmenter, movie)
         folder = output.with_name(output.name + ".segmentation")
         if processes.index == 0:
@@ -98,6 +113,8 @@ def _predict(movie: movies.Movie, output: Path) -> int:
         if processes.index == 0 and not processes.asked():
             masks.wait_for(movie.frames)
             found = track.Masks(movie.frames, masks.read, movie.spacing_um, movie.spacing_known, movie.digits)
+            if masks.pointed:
+                found = found._replace(points=masks.read_points)
             if linking.looks_at_images():
                 shape = movie.shape[1:] if movie.shape[1] > 1 else movie.shape[2:]
                 found = found._replace(image=movies.images_of_masks(movie, movie.frames, shape))
@@ -130,9 +147,11 @@ def segment(
     Returns:
       The folder with the masks of all processes, which are there unless they were told to stop.
     """
+    from celltrack_jax.inference import clips, decode
     from celltrack_jax.inference import segment as segmentation
 
-    lengths = segmenter.task.lengths(movie.spacing_um[-segmenter.task.ndim :])
+    task = segmenter.task
+    lengths = task.lengths(movie.spacing_um[-task.ndim :])
     made_by = {
         **segmenter.identity,
         "images": str(movie.path.resolve()),
@@ -143,51 +162,63 @@ def segment(
         # Frames are mirrored up to a multiple of it.
         "stride": list(settings.stride),
     }
-    masks = _shared_folder(folder, made_by, processes)
-    todo = [frame for frame in movie.frames if not masks.has(frame, movie.changed_ns(frame))]
-    if len(todo) < len(movie.frames):
-        print(f"continuing: {len(movie.frames) - len(todo)} of {len(movie.frames)} frames are segmented")
+    pieces = clips.single(movie)
+    if segmenter.clips:
+        pieces = clips.in_blocks(movie, segmenter.clips)
+        # Neighbours count: other frames make other blocks.
+        made_by |= {"blocks": list(segmenter.clips), "frames": " ".join(map(str, movie.frames))}
+    masks = _shared_folder(folder, made_by, processes, pointed=decode.gives_points(task.representation))
+    todo = {
+        piece: frames
+        for piece, frames in pieces.frames.items()
+        if not all(masks.has(frame, pieces.changed_ns(piece)) for frame in frames)
+    }
+    missing = sum(map(len, todo.values()))
+    if missing < len(movie.frames):
+        print(f"continuing: {len(movie.frames) - missing} of {len(movie.frames)} frames are segmented")
     start = time.perf_counter()
-    own = sorted(set(todo).intersection(movie.frames[processes.index :: processes.count]))
-    with contextlib.closing(TileFolder(folder / TILES, movie.changed_ns)) as kept:
+    own = sorted(set(todo).intersection(list(pieces.frames)[processes.index :: processes.count]))
+    with contextlib.closing(TileFolder(folder / TILES, pieces.changed_ns)) as kept:
 
-        def write(frame: int, labels: np.ndarray) -> None:
-            masks.write(frame, labels)
-            kept.remove(frame)
+        def write(piece: int, prediction: np.ndarray) -> None:
+            for frame, of_frame in pieces.split(piece, prediction):
+                masks.write(frame, *decode.read(task.representation, of_frame, lengths))
+            kept.remove(piece)
 
         for _ in segmentation.segment_movie(
-            movie.read,
+            pieces.read,
             watch("segmenting", own),
             segmenter.apply,
-            segmenter.task.representation,
-            spacing=lengths,
+            write,
             settings=settings,
+            measure=pieces.measure,
             sharding=segmenter.sharding,
             scratch=folder,
             kept=kept,
-            done=write,
             stop=processes.asked,
         ):
             pass
     processes.meet("segmented")
     if not processes.asked():
         seconds = time.perf_counter() - start
-        speed = len(todo) * float(np.prod(movie.shape[1:])) / seconds / 1e6
-        print(f"segmented {len(todo)} frames in {seconds:.1f} s, {speed:.1f} million voxels per second")
+        speed = missing * float(np.prod(movie.shape[1:])) / seconds / 1e6
+        print(f"segmented {missing} frames in {seconds:.1f} s, {speed:.1f} million voxels per second")
     return masks
 
 
-def _shared_folder(folder: Path, made_by: dict, processes: "Processes") -> MaskFolder:
+def _shared_folder(folder: Path, made_by: dict, processes: "Processes", *, pointed: bool) -> MaskFolder:
     """Makes the folder in the first process and opens it in the others."""
     if processes.index == 0:
-        masks = MaskFolder(folder, made_by)
+        masks = MaskFolder(folder, made_by, pointed=pointed)
         processes.meet("made")
         return masks
     processes.meet("made")
-    return MaskFolder(folder, made_by, made=True)
+    return MaskFolder(folder, made_by, made=True, pointed=pointed)
 
 
 def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
+    from celltrack_jax.inference.clips import over_time
+    from celltrack_jax.inference.decode import gives_vectors
     from celltrack_jax.inference.segment import Settings
     from celltrack_jax.inference.symmetry import symmetries
     from celltrack_jax.inference.tiles import fit_tile
@@ -197,19 +228,28 @@ def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
     average = str(AVERAGE.value or inference.average)
     if average not in AVERAGES:
         raise InputError(f"config.inference.average is {average!r}: give --average=<{'|'.join(AVERAGES)}>")
+    if average != "none" and gives_vectors(task.representation):
+        raise InputError(
+            f"--average={average}: this network predicts offsets or steps, which would have to be turned with the "
+            "image: give --average=none"
+        )
     memory = int(float(MEMORY_GB.value or 0) * 2**30)
     size = movie.shape[1:][-task.ndim :]
-    prediction = 4 * task.representation.channels * int(np.prod(size))
+    clips = segmenter.clips
+    prediction = 4 * task.representation.channels * int(np.prod(size)) * (sum(clips) if clips else 1)
     processors = threads.cores()
     groups, space = (segmenter.sharding.mesh.shape[axis] for axis in (mesh.DATA, mesh.SPACE))
     stride = (task.stride[0] * space, *task.stride[1:])
-    voxels = space * int(np.prod(_tile(task.ndim) or inference.tile))
-    tile = fit_tile(size, voxels, task.halo, stride)
-    if np.prod(tile) > voxels:
-        print(
-            f"note: tiles of {voxels} voxels hold little but the halo {task.halo} of this network: using {tile}"
-        )
-    return Settings(
+    tile, voxels = size, space * int(np.prod(_tile(task.ndim) or inference.tile))
+    if segmenter.whole_size:
+        _refuse_parts(segmenter.whole_size)
+    else:
+        tile = fit_tile(size, voxels, task.halo, stride)
+        if np.prod(tile) > voxels:
+            print(
+                f"note: tiles of {voxels} voxels hold little but the halo {task.halo} of this network: using {tile}"
+            )
+    settings = Settings(
         tile=tile,
         halo=task.halo,
         stride=stride,
@@ -218,6 +258,17 @@ def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
         threads=max(1, min(threads.MOST_THREADS, processors, memory // prediction - _HELD)),
         memory_bytes=memory // (1 + _HELD),
     )
+    return over_time(settings, clips) if clips else settings
+
+
+def _refuse_parts(whole_size: tuple[int, ...]) -> None:
+    flag = "tile" if TILE.value else "space" if SPACE.value != 1 else ""
+    if flag:
+        shape = "x".join(map(str, whole_size))
+        raise InputError(
+            f"--{flag}: this network was trained on whole frames resized to {shape}, and takes no parts of one: leave "
+            f"--{flag} out, or use a run with data.whole_frames=False"
+        )
 
 
 def _tile(ndim: int) -> tuple[int, ...] | None:

@@ -38,11 +38,15 @@ class Segmenter(NamedTuple):
     tracking: dict[str, Any]
     """A config's `tracking`: settings of the linker."""
     apply: Callable[[np.ndarray], jax.Array]
-    """(B, *T, C) normalised float32 -> (B, *T, representation.channels)."""
+    """(B, *T, C) normalised float32 -> (B, *T, representation.channels); with `clips` T has time as its first axis."""
     sharding: jax.sharding.NamedSharding
-    """Of a batch: tiles over the mesh's `data`, the first axis of a tile over its `space`."""
+    """Of a batch: tiles over the mesh's `data`, the first axis of space of a tile over its `space`."""
     identity: dict[str, Any]
     """What its masks depend on."""
+    clips: tasks.Clips | None = None
+    """The blocks of frames that a network over time takes; None where it sees single frames."""
+    whole_size: tuple[int, ...] = ()
+    """As of `tasks.ClipSegmentationTask`."""
 
 
 def restore(workdir: Path, which: str, space: int) -> Segmenter:
@@ -84,7 +88,11 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
     for leaf in jax.tree.leaves(variables):
         digest.update(np.asarray(leaf).tobytes())
     grid = jax.sharding.Mesh(np.array(devices).reshape(-1, space), (mesh.DATA, mesh.SPACE))
-    split = jax.sharding.PartitionSpec(mesh.DATA, mesh.SPACE if space > 1 else None)
+    clips, whole_size = None, ()
+    if isinstance(task, tasks.ClipSegmentationTask):
+        clips, whole_size = task.clips, task.whole_size
+    time = (None,) if clips else ()
+    split = jax.sharding.PartitionSpec(mesh.DATA, *time, mesh.SPACE if space > 1 else None)
     identity = {
         "step": step,
         "weights": digest.hexdigest(),
@@ -93,7 +101,8 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
     apply = task.predictor(model, jax.device_put(variables, mesh.replicated(grid)))
     if space > 1:
         apply = _split(apply)
-    return Segmenter(task, inference, tracking, apply, jax.sharding.NamedSharding(grid, split), identity)
+    sharding = jax.sharding.NamedSharding(grid, split)
+    return Segmenter(task, inference, tracking, apply, sharding, identity, clips, whole_size)
 
 
 def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:

@@ -34,6 +34,7 @@ def main(_: Sequence[str]) -> int:
     """Links and writes; the exit status."""
     folder, output = Path(str(MASKS.value)), Path(str(linking.OUTPUT.value))
     linking.check_linker()
+    linking.refuse_steps("masks have none: give it to launch.predict, or take another linker")
     masks, shape = open_masks(folder)
     linking.check_output(output, folder)
     images = None

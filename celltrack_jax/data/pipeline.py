@@ -1,10 +1,11 @@
-"""Crops for training: where to cut is arithmetic on (seed, index), and a whole batch is read at once.
+"""Crops for training: where to cut says `places`, and a whole batch is read at once.
 
 Nothing here depends on what was read before: batch k of any number of processes is the same, and a run resumes by
-its step number alone. Shapes: B batch, S spatial axes of a crop (Y, X or Z, Y, X), C channels, Z Y X space.
+its step number alone.
+
+Shapes: B batch, T frames of a clip, S spatial axes of a crop (Y, X or Z, Y, X), C channels, Z Y X space.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,25 +15,25 @@ import numpy as np
 
 from celltrack_jax.data import normalise, unknown
 from celltrack_jax.data.annotation import KINDS, is_covered
+from celltrack_jax.data.places import Places, Request, WholeFrames, batched, by_frame
 from celltrack_jax.data.store import StoredSequence
 from celltrack_jax.errors import InputError
+from celltrack_jax.ops import resize
 
-LENGTH = 2**40
-"""Samples of a data set: more than any run draws."""
 SILVER = KINDS.index("silver")
-_FRAMES, _PLACES = 0, 1
-"""Streams of random numbers: the order of the frames, and the place in a frame."""
+_CLIPS = 2
+"""Stream of random numbers beside those of `places`: the pace and direction of a clip."""
 
 
-class Request(NamedTuple):
-    """Where a crop lies."""
+class Clip(NamedTuple):
+    """Frames that are read as one sample."""
 
-    sequence: int
-    """Index of the sequence."""
-    t: int
-    """Index of the frame in the store."""
-    start: tuple[int, int, int]
-    """First voxel z, y, x; may lie outside of the frame."""
+    frames: int
+    """T."""
+    max_skip: int
+    """Every k-th frame is taken, k uniform in 1..max_skip where the movie is long enough."""
+    reverse_probability: float
+    """Of playing a clip backwards."""
 
 
 def crops(
@@ -49,12 +50,12 @@ def crops(
     seed: int,
     margin: Sequence[int],
     silver: bool,
+    clip: Clip | None = None,
+    whole: bool = False,
 ) -> grain.MapDataset:
     """Makes the endless batches of crops of one process.
 
-    Each run of F samples, F the number of all frames to use, takes every frame once, in an order of its own.
-    In it the crop lies around a random object with `foreground_probability`, anywhere otherwise. It is moved into
-    the frame where the frame is large enough; what still lies outside is the image's reflection, labelled -1.
+    They lie where `Places` says; what lies outside of the frame is the image's reflection, labelled -1.
 
     Args:
       sequences: of the store.
@@ -70,6 +71,8 @@ def crops(
       margin: voxels per axis by which a crop may reach beyond the frame, so that the frame's border comes to lie
         where the network looks after the margin is cut off.
       silver: whether silver outlines are used in places that gold ones leave open.
+      clip: samples are clips of neighbouring frames, all of them to use, cut at one place; arrays then have T behind B.
+      whole: samples are whole frames, resized to `shape` (2D).
 
     Returns:
       A data set of dicts: image (B, *S, C) float32, normalised by the frame's percentiles; labels (B, *S) int32,
@@ -77,17 +80,13 @@ def crops(
       the global sample index modulo 2**32. B is batch_size / number of processes.
 
     Raises:
-      InputError: there is no frame, or 3D crops are asked of a 2D movie; while reading, a crop with too many cells.
+      InputError: no movie has as many frames in a row as a clip; there is no frame, 3D crops are asked of a 2D
+        movie or whole frames of stacks; while reading, a crop with too many cells.
     """
-    place, count = process
-    if batch_size % count:
-        raise InputError(
-            f"a batch of {batch_size} does not divide among {count} processes: change batch_size"
-        )
     flat = (1,) * (3 - ndim)
     reader = _Reader(
         sequences=sequences,
-        frames=np.array([(s, t) for s, ts in enumerate(frames) for t in ts], np.int64).reshape(-1, 2),
+        frames=frames,
         shape=(*flat, *shape),
         margin=(*(0 for _ in flat), *margin),
         ndim=ndim,
@@ -96,18 +95,10 @@ def crops(
         max_cells=max_cells,
         seed=seed,
         silver=silver,
+        clip=clip,
+        whole=whole,
     )
-    return grain.MapDataset.source(Indices())[place::count].batch(batch_size // count).map(reader.read)
-
-
-class Indices:
-    """The sample indices, as a source of data."""
-
-    def __len__(self) -> int:
-        return LENGTH
-
-    def __getitem__(self, index: int) -> np.int64:
-        return np.int64(index)
+    return batched(batch_size, process, reader.read)
 
 
 class _Reader:
@@ -117,7 +108,7 @@ class _Reader:
         self,
         *,
         sequences: Sequence[StoredSequence],
-        frames: np.ndarray,
+        frames: Sequence[Sequence[int]],
         shape: tuple[int, ...],
         margin: tuple[int, ...],
         ndim: int,
@@ -126,85 +117,93 @@ class _Reader:
         max_cells: int,
         seed: int,
         silver: bool,
+        clip: Clip | None,
+        whole: bool,
     ):
-        if not len(frames):
-            raise InputError(
-                "there is no frame to draw crops from: check the store's annotation and the split"
-            )
-        for sequence in sequences:
-            if ndim == 3 and sequence.shape[2] == 1:
-                raise InputError(f"{sequence.name} is a 2D movie, but 3D crops are asked: use a 2D config")
-            first = sequences[0]
-            if sequence.shape[1] != first.shape[1]:
-                raise InputError(
-                    f"{sequence.name} has {sequence.shape[1]} channels, {first.name} has {first.shape[1]}: "
-                    "prepare them as two stores"
-                )
-        self.sequences, self.frames = sequences, frames
-        self.shape, self.margin, self.ndim = shape, margin, ndim
-        self.foreground_probability, self.unknown_radius_um = foreground_probability, unknown_radius_um
-        self.max_cells, self.seed = max_cells, seed
-        self.order = functools.lru_cache(maxsize=4)(self._order)
+        self.sequences = sequences
+        self.shape, self.ndim = shape, ndim
+        self.unknown_radius_um, self.max_cells = unknown_radius_um, max_cells
         self.silver = silver
         tables = [s.foreground if silver else s.foreground[s.foreground[:, 6] != SILVER] for s in sequences]
-        self.objects = [_by_frame(table, s.shape[0]) for table, s in zip(tables, sequences, strict=True)]
-        self.coverage = [_by_frame(s.coverage, s.shape[0]) for s in sequences]
+        self.objects = [by_frame(table, s.shape[0]) for table, s in zip(tables, sequences, strict=True)]
+        self.coverage = [by_frame(s.coverage, s.shape[0]) for s in sequences]
         self.annotation = [s.annotation_silver if silver else s.annotation for s in sequences]
+        self.clip, self.whole = clip, whole
+        for sequence in sequences:
+            if whole and sequence.shape[2] > 1:
+                raise InputError(
+                    f"{sequence.name} is a movie of stacks of {sequence.shape[2]} planes, but whole frames are resized "
+                    "in 2D: set --config.data.whole_frames=False"
+                )
+        objects = [[rows[:, 1:4] for rows in objects] for objects in self.objects]
+        self.runs = []
+        if clip is not None:
+            self.runs = [_runs(one.frames, used) for one, used in zip(sequences, frames, strict=True)]
+            frames = [_firsts(runs, clip.frames) for runs in self.runs]
+            self._refuse_short(clip.frames, frames)
+        self.places = (WholeFrames if whole else Places)(
+            sequences,
+            frames=frames,
+            objects=objects,
+            shape=shape,
+            margin=margin,
+            foreground_probability=foreground_probability,
+            seed=seed,
+        )
 
-    def _random(self, stream: int, index: int) -> np.random.Generator:
-        """A generator of its own for each (seed, stream, index): blocks of one counter-based stream."""
-        key = np.array([self.seed % 2**64, stream], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, index, 0], np.uint64)))
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return self._random(_FRAMES, epoch).permutation(len(self.frames))
-
-    def request(self, index: int) -> Request:
-        """Returns where the crop of a sample lies."""
-        epoch, place = divmod(index, len(self.frames))
-        s, t = self.frames[self.order(epoch)[place]].tolist()
-        random = self._random(_PLACES, index)
-        objects = self.objects[s][t]
-        chosen = None
-        if random.random() < self.foreground_probability and len(objects):
-            chosen = objects[random.integers(len(objects)), 1:4]
-        start = []
-        for axis, (size, read, margin) in enumerate(
-            zip(self.sequences[s].shape[2:], self.shape, self.margin, strict=True)
-        ):
-            least, most = -margin, size + margin - read
-            if most <= least:
-                start.append((size - read) // 2)
-            elif chosen is None:
-                start.append(int(random.integers(least, most + 1)))
-            else:
-                # Within the middle half of the crop: the object survives the crop's augmentation.
-                shift = int(random.integers(-(read // 4), read // 4 + 1))
-                start.append(min(max(int(chosen[axis]) - read // 2 + shift, least), most))
-        return Request(s, t, (start[0], start[1], start[2]))
+    def _refuse_short(self, length: int, frames: Sequence[Sequence[int]]) -> None:
+        if any(frames):
+            return
+        longest = max((len(run) for runs in self.runs for run in runs), default=0)
+        if not longest:
+            return  # there is no frame at all, which `Places` says
+        raise InputError(
+            f"clips have {length} frames, but {self.sequences[0].name} and the other sequences have at most {longest} "
+            f"annotated ones in a row to train on: set --config.clips.frames to {longest} or less, or copy what lacks"
+        )
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Reads a batch: all reads are under way before the first is waited for."""
-        requests = [self.request(int(index)) for index in indices]
-        pending = [self._start(request) for request in requests]
-        channels = self.sequences[0].shape[1]
-        batch = {
-            "image": np.empty((len(requests), *self.shape[3 - self.ndim :], channels), np.float32),
-            "labels": np.empty((len(requests), *self.shape[3 - self.ndim :]), np.int32),
-            "spacing": np.array(
-                [self.sequences[request.sequence].spacing_um[3 - self.ndim :] for request in requests],
-                np.float32,
-            ),
+        samples = [self._frames(int(index)) for index in indices]
+        pending = [(request, self._start(request)) for requests in samples for request in requests]
+        images, labels = zip(*(self._finish(*one) for one in pending), strict=True)
+        clip = () if self.clip is None else (self.clip.frames,)
+        leading = (len(samples), *clip)
+        image, label = np.stack(images), np.stack(labels)
+        return {
+            "image": image.reshape(*leading, *image.shape[1:]),
+            "labels": label.reshape(*leading, *label.shape[1:]),
+            "spacing": np.array([self._spacing(requests[0]) for requests in samples], np.float32),
             "sample": np.asarray(indices).astype(np.uint32),
         }
-        for i, (request, reads) in enumerate(zip(requests, pending, strict=True)):
-            batch["image"][i], batch["labels"][i] = self._finish(request, reads)
-        return batch
+
+    def _frames(self, index: int) -> list[Request]:
+        """Returns where the frames of a sample lie."""
+        if self.clip is None:
+            return [self.places.request(index)]
+        s, t = self.places.frame(index)
+        random = self.places.random(_CLIPS, index)
+        skip = int(random.integers(1, self.clip.max_skip + 1))
+        run = next(run for run in self.runs[s] if t in run)
+        skip = min(skip, (run[-1] - t) // max(self.clip.frames - 1, 1)) or 1
+        backwards = random.random() < self.clip.reverse_probability
+        # Around a cell of the clip's middle.
+        request = self.places.request(index, later=skip * (self.clip.frames // 2))
+        frames = [t + k * skip for k in range(self.clip.frames)]
+        return [request._replace(t=t) for t in (reversed(frames) if backwards else frames)]
+
+    def _spacing(self, request: Request) -> np.ndarray:
+        """(ndim,) size of a voxel as it is shown."""
+        sequence = self.sequences[request.sequence]
+        spacing = np.array(sequence.spacing_um[3 - self.ndim :])
+        if not self.whole:
+            return spacing
+        return spacing * np.array(sequence.shape[-self.ndim :]) / self.shape[-self.ndim :]
 
     def _start(self, request: Request) -> dict[str, Any]:
         sequence = self.sequences[request.sequence]
-        reads = {"image": sequence.image[(request.t, slice(None), *self._inside(request))].read()}
-        around = self._inside(request, self._halo(request))
+        reads = {"image": sequence.image[(request.t, slice(None), *self.places.inside(request))].read()}
+        around = self.places.inside(request, self._halo(request))
         for kind in self._kinds(request):
             reads[kind] = sequence.labels[kind][(request.t, 0, *around)].read()
         return reads
@@ -226,11 +225,7 @@ class _Reader:
     def _finish(self, request: Request, reads: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Returns image (*S, C) float32 and labels (*S) int32 of one sample."""
         sequence, t = self.sequences[request.sequence], request.t
-        inside = self._inside(request)
-        outside = [
-            (part.start - start, start + read - part.stop)
-            for part, start, read in zip(inside, request.start, self.shape, strict=True)
-        ]
+        outside = self.places.outside(request)
         image = normalise.normalise(reads["image"].result(), sequence.percentiles[t])
         labels, count = unknown.dense(self._labels(request, reads))
         if count >= self.max_cells:
@@ -241,13 +236,17 @@ class _Reader:
         if any(before or after for before, after in outside):
             image = np.pad(image, [(0, 0), *outside], mode="reflect")
             labels = np.pad(labels, outside, constant_values=-1)
+        if self.whole:
+            size = (self.shape[1], self.shape[2])
+            image = resize.resize_on_host(image[:, 0], size)[:, None]
+            labels = resize.resize_labels(labels[0], size)[None]
         image = np.moveaxis(image, 0, -1)
         return (image[0], labels[0]) if self.ndim == 2 else (image, labels)
 
     def _labels(self, request: Request, reads: dict[str, Any]) -> np.ndarray:
         """Returns the labels of the part of the crop that lies in the frame, -1 where unknown."""
         sequence, t = self.sequences[request.sequence], request.t
-        inside, around = self._inside(request), self._inside(request, self._halo(request))
+        inside, around = self.places.inside(request), self.places.inside(request, self._halo(request))
         within = tuple(
             slice(part.start - wide.start, part.stop - wide.start)
             for part, wide in zip(inside, around, strict=True)
@@ -283,16 +282,15 @@ class _Reader:
             return [0, 0, 0]
         return [math.ceil(self.unknown_radius_um / size) for size in sequence.spacing_um]
 
-    def _inside(self, request: Request, halo: Sequence[int] = (0, 0, 0)) -> list[slice]:
-        """Returns the part of the frame that the crop covers, with a halo around it."""
-        return [
-            slice(max(0, start - extra), min(size, start + read + extra))
-            for start, read, extra, size in zip(
-                request.start, self.shape, halo, self.sequences[request.sequence].shape[2:], strict=True
-            )
-        ]
+
+def _runs(numbers: np.ndarray, used: Sequence[int]) -> list[range]:
+    """Returns the runs of indices of frames to use whose numbers follow each other."""
+    kept, present = sorted(used), set(used)
+    starts = [t for t in kept if t - 1 not in present or numbers[t] != numbers[t - 1] + 1]
+    ends = [t for t in kept if t + 1 not in present or numbers[t + 1] != numbers[t] + 1]
+    return [range(first, last + 1) for first, last in zip(starts, ends, strict=True)]
 
 
-def _by_frame(table: np.ndarray, frames: int) -> list[np.ndarray]:
-    """Splits a table that is sorted by its first column, t, into those of the frames."""
-    return np.split(table, np.searchsorted(table[:, 0], np.arange(1, frames)))
+def _firsts(runs: Sequence[range], length: int) -> list[int]:
+    """Returns the frames at which a clip may begin."""
+    return [t for run in runs for t in run[: max(0, len(run) - length + 1)]]

@@ -5,15 +5,17 @@ Shapes: N detections that were linked, n cells of the result, missed ones among 
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from celltrack_jax.inference import points
 from celltrack_jax.inference.mask_folder import KEPT
-from celltrack_jax.io import files, geff, link_scores, napari_tracks, track_table
+from celltrack_jax.io import files, geff, link_scores, napari_tracks, point_table, track_table
 from celltrack_jax.io.track_table import TrackedCells
-from celltrack_jax.lineage import Lineage
+from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking.scored_links import Links, link_probability
 from celltrack_jax.tracking.tracks import TrackPainter
 
@@ -67,6 +69,37 @@ def write(
     else:
         with files.explained(folder / link_scores.NAME, KEPT):
             (folder / link_scores.NAME).unlink(missing_ok=True)
+
+
+def write_points(
+    folder: Path,
+    painter: TrackPainter,
+    found: Detections,
+    frames: Frames,
+    read: Callable[[int], points.Points] | None,
+) -> None:
+    """Writes points.csv, or removes an earlier one where there are no points.
+
+    Args:
+      folder: the result.
+      painter: after its last frame.
+      found: the N detections that it painted, with their labels in the masks of points.
+      frames: of the movie.
+      read: frame number -> its points, if there are any.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    path = folder / points.TABLE_NAME
+    if read is None:
+        with files.explained(path, KEPT):
+            path.unlink(missing_ok=True)
+        return
+    detection, missed = painter.shown()
+    own, track = detection[~missed], painter.cells().label[~missed]
+    named = zip(found.frame[own].tolist(), found.label[own].tolist(), track.tolist(), strict=True)
+    rows = points.table(frames.numbers, read, {(frame, label): track for frame, label, track in named})
+    point_table.write(path, rows, frames.spacing_um if frames.spacing_known else None, KEPT)
 
 
 def tracked_cells(painter: TrackPainter, links: Links, mean_intensity: np.ndarray) -> TrackedCells:

@@ -2,12 +2,11 @@
 
 <folder>/settings.json     what made the masks: checkpoint, images, settings
 <folder>/mask000.tif       written under another name and renamed, so a file that is there is whole
+<folder>/points000.npz     the points that a mask shows, where a network finds points; written before it
 <folder>/tiles/            of the frames under way, see `tile_folder`
 """
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference import points
 from celltrack_jax.io import ctc, files, tif
 
 MANIFEST = "settings.json"
@@ -27,18 +27,19 @@ KEPT = "then run the same command again to continue with what was done, or chang
 class MaskFolder:
     """A folder of label masks made by one checkpoint with one set of settings."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, made: bool = False):
+    def __init__(self, folder: Path, settings: dict[str, Any], *, made: bool = False, pointed: bool = False):
         """Opens or makes the folder; masks and tiles that were made with other settings are removed.
 
         Args:
           folder: for the masks alone.
           settings: what JSON can hold.
           made: whether another process, maybe on another host, has made it with the same settings.
+          pointed: whether each mask has its points beside it.
 
         Raises:
           InputError: the folder cannot be written, holds something else, or is not what another process made.
         """
-        self.folder = Path(folder)
+        self.folder, self.pointed = Path(folder), pointed
         manifest = self.folder / MANIFEST
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         if made:
@@ -54,16 +55,16 @@ class MaskFolder:
                 return
             if not manifest.is_file() and any(path.name != files.LOCK for path in self.folder.iterdir()):
                 raise InputError(f"{self.folder} holds other files: move them, or choose another --output")
-            for path in ctc.frame_files(self.folder, "mask").values():
+            for path in (*ctc.frame_files(self.folder, "mask").values(), *self.folder.glob("points*.npz")):
                 path.unlink()
             if (self.folder / TILES).exists():
                 shutil.rmtree(self.folder / TILES)
             manifest.write_text(text)
 
     def has(self, frame: int, changed_ns: int) -> bool:
-        """Returns whether the mask of a frame is there and newer than its image."""
+        """Returns whether the mask of a frame is there, with its points if it has any, and newer than its image."""
         try:
-            return self.path(frame).stat().st_mtime_ns > changed_ns
+            return all(path.stat().st_mtime_ns > changed_ns for path in self._files(frame))
         except FileNotFoundError:
             return False
 
@@ -73,23 +74,28 @@ class MaskFolder:
         Raises:
           InputError: they are not.
         """
-        frames = list(frames)
-        if not files.wait_until(lambda: all(self.path(frame).is_file() for frame in frames)):
-            absent = next(frame for frame in frames if not self.path(frame).is_file())
+        wanted = [path for frame in frames for path in self._files(frame)]
+        if not files.wait_until(lambda: all(path.is_file() for path in wanted)):
+            absent = next(path for path in wanted if not path.is_file())
             raise InputError(
-                f"{self.path(absent)}, which another process wrote, is not here: give an --output that all hosts share"
+                f"{absent}, which another process wrote, is not here: give an --output that all hosts share"
             )
 
     def path(self, frame: int) -> Path:
         """Returns the file of a frame's mask."""
         return self.folder / f"mask{frame:03d}.tif"
 
-    def write(self, frame: int, labels: np.ndarray) -> None:
-        """Writes a mask.
+    def points_path(self, frame: int) -> Path:
+        """Returns the file of a frame's points."""
+        return self.folder / f"points{frame:03d}.npz"
+
+    def write(self, frame: int, labels: np.ndarray, found: points.Points | None = None) -> None:
+        """Writes a mask, and before it the points that it shows.
 
         Args:
           frame: its number.
           labels: (Y, X) or (Z, Y, X) integers.
+          found: its points, if it has any.
 
         Raises:
           InputError: more cells than a CTC mask can number, or the disk is full.
@@ -99,20 +105,22 @@ class MaskFolder:
                 f"frame {frame}: {labels.max()} cells are more than a CTC mask can number ({ctc.MAX_LABEL}): "
                 "split the images into parts"
             )
-        path = self.path(frame)
-        partial = path.with_suffix(".partial")
-        with files.explained(path, KEPT):
-            try:
-                tif.write_tif(partial, labels.astype(np.uint16))
-                os.replace(partial, path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    partial.unlink(missing_ok=True)
-                raise
+        if found is not None:
+            with files.replacing(self.points_path(frame), KEPT) as partial:
+                points.save(partial, found)
+        with files.replacing(self.path(frame), KEPT) as partial:
+            tif.write_tif(partial, labels.astype(np.uint16))
 
     def read(self, frame: int) -> np.ndarray:
         """Reads a mask."""
         return ctc.read_image(self.path(frame))
+
+    def read_points(self, frame: int) -> points.Points:
+        """Reads the points of a frame."""
+        return points.load(self.points_path(frame))
+
+    def _files(self, frame: int) -> list[Path]:
+        return [self.path(frame), self.points_path(frame)] if self.pointed else [self.path(frame)]
 
     def remove(self) -> None:
         """Removes the folder."""

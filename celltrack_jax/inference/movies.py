@@ -11,7 +11,8 @@ import numpy as np
 
 from celltrack_jax.data import store
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import ctc, ome_zarr
+from celltrack_jax.io import bursts, ctc, ome_zarr
+from celltrack_jax.io.tif import read_tif
 
 
 class Movie(NamedTuple):
@@ -142,14 +143,19 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _open_folder(path: Path) -> Movie:
-    files = ctc.frame_files(path, "t")
+    # As the CTC names them, or numbers alone, as bursts have them.
+    files, tolerance = ctc.frame_files(path, "t"), 0
     if not files:
-        raise InputError(f"{path} has no frames: name the images t000.tif, t001.tif, ... as the CTC does")
+        files, tolerance = bursts.frame_files(path), bursts.COLOUR_TOLERANCE
+    if not files:
+        raise InputError(
+            f"{path} has no frames: name the images t000.tif, t001.tif, ... as the CTC does, or 1.tiff, 2.tiff, ..."
+        )
     first = next(iter(files))
-    sample = ctc.read_image(files[first])
+    sample = read_tif(files[first], first, colour_tolerance=tolerance)
 
     def read(frame: int) -> np.ndarray:
-        image = ctc.read_image(files[frame])
+        image = read_tif(files[frame], frame, colour_tolerance=tolerance)
         if image.shape != sample.shape or image.dtype != sample.dtype:
             raise InputError(
                 f"{files[frame]} (frame {frame}) is {image.dtype} {image.shape}, {files[first].name} is "

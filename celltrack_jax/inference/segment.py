@@ -1,4 +1,4 @@
-"""A movie through a trained network: frames in, label masks out, with a few frames in memory.
+"""A movie through a trained network: frames in, what is read from their predictions out, with a few frames in memory.
 
 Four stages work at the same time: threads read frames, one cuts and normalises tiles, one feeds the devices and
 puts predictions together, and threads turn predictions into labels. Queues between them are short, so memory
@@ -13,7 +13,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -27,12 +27,7 @@ _IN_FLIGHT = 2
 """Batches whose results wait while the devices work on the next one."""
 
 
-class Decoder(Protocol):
-    """The part of a representation that inference needs."""
-
-    def decode(self, prediction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-        """Reads labels (*S) int32 from a prediction (*S, C) float32; called in threads."""
-        ...
+_Decoded = TypeVar("_Decoded")
 
 
 class Settings(NamedTuple):
@@ -101,54 +96,50 @@ def segment_movie(
     read_frame: Callable[[int], np.ndarray],
     frames: Iterable[int],
     apply: Callable[[Any], Any],
-    representation: Decoder,
+    decode: Callable[[int, np.ndarray], _Decoded],
     *,
-    spacing: np.ndarray,
     settings: Settings,
+    measure: Callable[[np.ndarray], np.ndarray] = normalise.percentiles,
     sharding: jax.sharding.Sharding | None = None,
     scratch: Path | None = None,
     kept: KeptTiles | None = None,
-    done: Callable[[int, np.ndarray], None] = lambda frame, labels: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Generator[tuple[int, np.ndarray]]:
-    """Yields (frame, labels (*S) int32) in the order of the frames.
+) -> Generator[tuple[int, _Decoded]]:
+    """Yields (frame, what was decoded) in the order of the frames.
 
     Args:
       read_frame: frame number -> (C, *S) of any real dtype; called in threads.
       frames: numbers of the frames.
       apply: (B, *T, C) normalised float32 -> (B, *T, representation.channels).
-      representation: decodes a frame's prediction.
-      spacing: (S axes,) voxel size, in the unit of the representation's lengths.
+      decode: reads a frame's cells: its number, its prediction (*S, representation.channels) float32; called in threads
+        as soon as the prediction is there. What is yielded comes later: when the next frames are predicted.
       settings: how to apply.
+      measure: (C, *S) -> (C, 3) percentiles by which a frame is normalised; called in threads.
       sharding: of a batch over devices; None uses the default device.
       scratch: folder for predictions that do not fit into memory; None is the system's.
       kept: where predictions of tiles are found and kept, if anywhere.
-      done: called with each frame and its labels as soon as they are there, in threads. What is yielded comes later:
-        when the next frames are predicted.
       stop: asked before each tile, in a thread; once it is true only frames whose tiles are all predicted follow.
 
     Raises:
       InputError: frames differ in shape, hold NaN, or a tile does not fit into the devices' memory.
     """
     network = symmetry.averaged(apply, settings.symmetries)
-    loaded = threads.mapped(lambda frame: load(read_frame, frame), frames, settings.threads)
+    loaded = threads.mapped(lambda frame: load(read_frame, frame, measure), frames, settings.threads)
     prepared = threads.ahead(batches(loaded, settings, kept, stop), 2)
     results = _results(prepared, network, sharding)
     predictions = threads.ahead(_assembled(results, kept, settings.memory_bytes, scratch), 1)
-
-    def decode(prediction: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
-        frame, labels = prediction[0], representation.decode(prediction[1], spacing)
-        done(frame, labels)
-        return frame, labels
-
-    yield from threads.mapped(decode, predictions, settings.threads)
+    yield from threads.mapped(lambda one: (one[0], decode(*one)), predictions, settings.threads)
 
 
-def load(read_frame: Callable[[int], np.ndarray], frame: int) -> Loaded:
+def load(
+    read_frame: Callable[[int], np.ndarray],
+    frame: int,
+    measure: Callable[[np.ndarray], np.ndarray] = normalise.percentiles,
+) -> Loaded:
     """Reads and measures a frame; the arguments are those of `segment_movie`."""
     image = read_frame(frame)
     try:
-        return Loaded(frame, image, normalise.percentiles(image))
+        return Loaded(frame, image, measure(image))
     except ValueError as error:
         raise InputError(f"frame {frame}: {error}; write the image again without them") from error
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from celltrack_jax.inference import exports
+from celltrack_jax.inference.points import Points, placed
 from celltrack_jax.io import ctc, threads
-from celltrack_jax.lineage import Detections, Lineage
+from celltrack_jax.lineage import Lineage
 from celltrack_jax.tracking import tracks
 from celltrack_jax.tracking.cells import MEAN, Cells, Embed, measure_and_embed
 from celltrack_jax.tracking.scored_links import Links, without_false
@@ -20,22 +21,24 @@ _MOST_THREADS = 4
 class Linker(NamedTuple):
     """What chooses links, and how it wants cells described."""
 
-    link: Callable[[Cells, tuple[int, int]], Links]
-    """Cells, and the numbers of the movie's first and last frame -> their links."""
+    link: Callable[[Cells, tuple[int, int], np.ndarray | None], Links]
+    """N cells, the numbers of the movie's first and last frame, and (N, 3) float64 where each cell is expected to go by
+    the next frame, None where nobody says -> their links."""
     embed: Embed | None = None
     """Makes the embeddings of the cells."""
 
 
-def by_assignment(assign: Callable[[Detections], np.ndarray]) -> Linker:
+def by_assignment(assign: Callable[..., np.ndarray], *, steps: bool = False) -> Linker:
     """Makes a linker that takes every detection for a cell.
 
     Args:
       assign: Detections (N) -> (N,) int64, the index of each one's predecessor, -1 for none.
+      steps: whether it takes what is expected of them, as `step_um`.
     """
 
-    def link(cells: Cells, ends: tuple[int, int]) -> Links:
+    def link(cells: Cells, ends: tuple[int, int], step_um: np.ndarray | None) -> Links:
         del ends
-        parent = assign(cells.detections)
+        parent = assign(cells.detections, **({"step_um": step_um} if steps else {}))
         return Links(parent, np.ones(len(parent), bool))
 
     return Linker(link)
@@ -55,6 +58,8 @@ class Masks(NamedTuple):
     """Of frame numbers in file names."""
     image: Callable[[int], np.ndarray] | None = None
     """Frame number -> image of the mask's shape, where the linker looks at images; called in threads."""
+    points: Callable[[int], Points] | None = None
+    """Frame number -> the points that its mask shows, where a network found points."""
 
 
 class Drawing(NamedTuple):
@@ -102,7 +107,10 @@ def track_movie(
         return threads.mapped(read_both, watch("measuring", frames), workers)
 
     cells = measure_and_embed(look, masks.spacing_um, linker.embed)
-    decided = linker.link(cells, (frames[0], frames[-1]))
+    step_um = None
+    if masks.points is not None:
+        cells, step_um = placed(cells, masks.points)
+    decided = linker.link(cells, (frames[0], frames[-1]), step_um)
     found, links = without_false(cells.detections, decided)
     painter = tracks.TrackPainter(
         found,
@@ -122,4 +130,5 @@ def track_movie(
     ndim = 3 if cells.shape[0] > 1 else 2
     space = exports.Frames(frames, masks.spacing_um, masks.spacing_known, ndim)
     exports.write(output, painter, links, cells.intensity[decided.kept, MEAN], space, images)
+    exports.write_points(output, painter, found, space, masks.points)
     return lineage

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
+from skimage import morphology
 
 from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
@@ -29,17 +31,28 @@ def build(arm: str, **kwargs) -> Representation:
 
 @dataclass(frozen=True)
 class Foreground:
-    """One channel, the foreground logit; cells are connected components, so touching cells become one."""
+    """One channel, the foreground logit; cells are connected components, or basins of their distance map."""
 
     bce_weight: float
     dice_weight: float
     """Factors of the two terms of the loss."""
     foreground_threshold: float
     """Probability above which a pixel is part of a cell."""
+    closing_radius: float
+    """Slivers of background that a ball of this radius, in the unit of the spacing, does not fit into become cell; 0
+    closes nothing."""
+    split: str
+    """"components": touching cells become one; "distance": a watershed of the distance to the background."""
+    smoothing: float
+    prominence: float
+    """"distance": standard deviation in pixels of a Gaussian over the distance, and least rise of a peak over the pass
+    to a higher one."""
     min_size: int
-    """Cells with fewer pixels are dropped."""
+    """Cells with fewer pixels are dropped: an area opening."""
 
     def __post_init__(self):
+        if self.split not in ("components", "distance"):
+            raise InputError(f'representation.split is {self.split!r}: "components" or "distance"')
         if not 0 < self.foreground_threshold < 1:
             raise InputError(
                 f"representation.foreground_threshold {self.foreground_threshold} is not in (0, 1)"
@@ -64,10 +77,15 @@ class Foreground:
         return self.bce_weight * bce + self.dice_weight * dice, {"bce": bce, "dice": dice}
 
     def decode(self, prediction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-        """Connected components of the thresholded foreground."""
-        del spacing
+        """Closes the thresholded foreground, divides it, and drops specks."""
         mask = prediction[..., 0] > losses.logit(self.foreground_threshold)
-        return instances.drop_small(instances.components(mask), self.min_size)
+        if self.closing_radius > 0:
+            mask = morphology.isotropic_closing(mask, self.closing_radius, spacing=tuple(spacing))
+        if self.split == "components":
+            return instances.drop_small(instances.components(mask), self.min_size)
+        distance = ndimage.distance_transform_edt(mask, tuple(spacing))
+        height = ndimage.gaussian_filter(distance, self.smoothing).astype(np.float32)
+        return instances.drop_small(instances.split_by_height(height, mask, self.prominence), self.min_size)
 
     def perfect(self, target: Target) -> jax.Array:
         """Saturated logits of the target."""

@@ -3,8 +3,8 @@
 A task is chosen by name in a config (`task = "dense"`), and the file of that name in this folder holds it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -13,6 +13,7 @@ from flax import nnx
 
 from celltrack_jax.config import Config
 from celltrack_jax.config import build as build_named
+from celltrack_jax.metrics.overlap import Overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import Representation
 from celltrack_jax.tracking.cells import Cells, Embed
@@ -122,6 +123,40 @@ class SegmentationTask(Task, Protocol):
 
     def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
         """Returns the compiled network, (B, *T, C) normalised float32 -> (B, *T, representation.channels)."""
+        ...
+
+
+class Clips(NamedTuple):
+    """How a network that sees several frames at a time is led through a movie: in blocks, see `data.blocks`."""
+
+    block: int
+    """Frames whose cells are kept."""
+    before: int
+    """Frames of context before them."""
+    after: int
+    """And behind them."""
+
+
+@runtime_checkable
+class ClipSegmentationTask(SegmentationTask, Protocol):
+    """A segmentation task whose `predictor` takes clips (B, T, *S, C) and gives (B, T, *S, representation.channels)."""
+
+    clips: Clips
+    whole_size: tuple[int, ...]
+    """(ndim) to which it resizes frames, which then have to come whole; () where any tile will do."""
+
+
+@runtime_checkable
+class InstanceTask(Task, Protocol):
+    """A task whose cells are judged one by one: what the curves of launch.evaluate need of it."""
+
+    def overlaps(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Mapping[str, Sequence[Overlap]] | None:
+        """Returns one overlap per held-out frame whose cells are all outlined, by the name of the outlines.
+
+        None when `stop()` became true on the way.
+        """
         ...
 
 

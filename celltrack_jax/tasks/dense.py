@@ -5,28 +5,42 @@ Shapes: B batch, S spatial axes (Y, X in 2D; Z, Y, X in 3D), R the read size (S 
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from celltrack_jax import models, representations
-from celltrack_jax.config import Config, from_mapping
-from celltrack_jax.data import augment, normalise, pipeline, store
+from celltrack_jax.config import Config
+from celltrack_jax.data import augment, pipeline, store
 from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics import ctc, instances
+from celltrack_jax.metrics.overlap import Overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.representations.heatmap import Heatmap
+from celltrack_jax.tasks.frames import HEAD, FrameTask, labelled, seen
 from celltrack_jax.tracking import features, links, tracks
 
-HEAD = "cells"
-"""Name of the network's head."""
+_NO_OUTLINES = ("none", "points")
+"""Kinds of annotation that say nothing of where a cell ends."""
+_THRESHOLDS = (0.25, 0.5, 0.75)
+"""IoU of the instance measures."""
+
+
+class _Judged(NamedTuple):
+    """What held-out frames of a sequence tell."""
+
+    measures: dict[str, float | None]
+    """Of the sequence alone."""
+    gold: list[Overlap]
+    """With the truth, one per frame whose cells are all outlined."""
+    silver: list[Overlap]
+    """With silver outlines, one per frame that has them, if they are used."""
 
 
 def build(config: Config) -> "DenseTask":
@@ -34,45 +48,21 @@ def build(config: Config) -> "DenseTask":
     return DenseTask(config)
 
 
-class DenseTask:
+class DenseTask(FrameTask):
     """Learns one representation of the cells from crops; the Task protocol of `celltrack_jax.tasks`."""
 
     def __init__(self, config: Config):
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, augment, model, representation, evaluation, tracking.
+          config: as of `FrameTask`.
         """
-        self.config = config
-        self.crop = tuple(config.data.crop)
-        self.ndim = len(self.crop)
-        self.channels = config.data.channels
-        self.representation = representations.build(**config.representation.to_dict())
-        if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
+        super().__init__(config)
+        if isinstance(self.representation, Heatmap) and self.representation.step_weight:
             raise InputError(
-                f"representation.max_cells is {config.representation.max_cells} and data.max_cells "
-                f"{config.data.max_cells}: set data.max_cells alone, the other one follows it"
+                f"representation.step_weight is {self.representation.step_weight}, but masks of single frames tell no "
+                'steps: set it to 0, or take the task "detect"'
             )
-        self.augmentation = from_mapping(augment.AugmentSpec, config.augment.to_dict(), "augment")
-        network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
-        self.stride, self.halo = network.stride, network.receptive_radius
-        self._forward = jax.jit(self._predict, static_argnums=0)
-        if any(size % stride for size, stride in zip(self.crop, self.stride, strict=True)):
-            raise InputError(f"data.crop {self.crop} is not a multiple of the model's stride {self.stride}")
-        space = config.mesh.space
-        if space > 1 and self.crop[0] % (space * self.stride[0]):
-            # Where a coarse level splits unevenly, the partitioner (jax 0.10.2) makes gradients that are wrong by half
-            # a percent of the largest, at the same loss.
-            raise InputError(
-                f"data.crop {self.crop} over mesh.space={space}: its first axis has to be a multiple of "
-                f"{space * self.stride[0]}, so that each level of the network splits evenly"
-            )
-
-    def model(self, rngs: nnx.Rngs) -> Any:
-        """Returns the network, (B, *S, C) -> {"cells": (B, *S, representation.channels)}."""
-        settings = self.config.model.to_dict()
-        heads = {HEAD: self.representation.channels}
-        return models.build(settings.pop("name"), rngs, in_channels=self.channels, heads=heads, **settings)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the global batch."""
@@ -86,6 +76,9 @@ class DenseTask:
 
     def train_data(self, process: tuple[int, int]) -> grain.MapDataset:
         """Returns the batches of one process, drawn from the frames that are not held out."""
+        return self._crops(process)
+
+    def _crops(self, process: tuple[int, int], **clips: Any) -> grain.MapDataset:
         data = self.config.data
         return pipeline.crops(
             self._sequences,
@@ -100,11 +93,12 @@ class DenseTask:
             max_cells=data.max_cells,
             silver=data.silver,
             seed=self.config.seed,
+            **clips,
         )
 
     def loss(
         self,
-        apply: Callable[[jax.Array], tuple[Any, Any]],
+        apply: Callable[..., tuple[Any, Any]],
         batch: dict[str, jax.Array],
         keys: jax.Array,
         step: jax.Array,
@@ -116,65 +110,99 @@ class DenseTask:
             return image, self.representation.target(labels, spacing / jnp.min(spacing))
 
         image, target = jax.vmap(prepare)(batch["image"], batch["labels"], batch["spacing"], keys)
-        outputs, stats = apply(image)
+        outputs, stats = self._outputs(apply, image, keys)
         value, metrics = self.representation.loss(outputs[HEAD], target, step)
         return value, stats, metrics
-
-    def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
-        """Returns the compiled network, (B, *S, C) normalised float32 -> (B, *S, representation.channels)."""
-        return lambda image: self._forward(model, variables, image)
-
-    @staticmethod
-    def _predict(model: FunctionalModel, variables: Variables, image: jax.Array) -> jax.Array:
-        return model.apply(variables, image)[0][HEAD]
-
-    @staticmethod
-    def lengths(spacing_um: np.ndarray) -> np.ndarray:
-        """Returns voxel sizes (ndim,) in units of the smallest: what the representation's lengths count in.
-
-        They then mean the same whether or not the microscope's spacing is known; anisotropy is kept.
-        """
-        return np.asarray(spacing_um, np.float64) / np.min(spacing_um)
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Mapping[str, float | None] | None:
-        """Scores held-out frames: CTC and instance measures, for the images as they are and with less contrast."""
+        """Scores held-out frames: CTC and instance measures, for the images as they are and with less contrast.
+
+        Measures against silver outlines, where `data.silver` takes them, have the prefix "silver/".
+        """
         forward = self.predictor(model, variables)
         scores: dict[str, float | None] = {}
+        halves = []
         for contrast in self.config.evaluation.contrasts:
-            rows = []
-            for sequence in self._sequences:
-                row = self._score(sequence, forward, contrast, stop)
-                if stop():
-                    return None
-                rows += [row] if row else []
+            judged = self._judge(forward, contrast, stop)
+            if judged is None:
+                return None
             prefix = "" if contrast == 1 else f"contrast_{contrast:g}/"
-            for key in rows[0] if rows else ():
-                values = [row[key] for row in rows if row[key] is not None]
-                scores[prefix + key] = float(np.mean(values)) if values else None
+            row = _mean([one.measures for one in judged])
+            row |= _of_instances([overlap for one in judged for overlap in one.gold])
+            silver = _of_instances([overlap for one in judged for overlap in one.silver])
+            row |= {f"silver/{key}": value for key, value in silver.items()}
+            scores |= {prefix + key: value for key, value in row.items()}
+            outlines = "silver/SEG" if row.get("SEG") is None else "SEG"
+            halves += [value for value in (row.get(outlines), row.get("TRA")) if value is not None]
         # Held-out frames may lack outlines or tracks: what is judged of OP_CTB's two halves decides then.
-        halves = [v for k, v in scores.items() if k.rsplit("/")[-1] in ("SEG", "TRA") and v is not None]
         scores["score"] = float(np.mean(halves)) if halves else None
         return scores
 
-    def _score(
-        self, sequence: store.StoredSequence, forward: Callable, contrast: float, stop: Callable[[], bool]
-    ) -> dict[str, float | None] | None:
-        held_out = self._split(sequence)[1][: self.config.evaluation.max_frames]
-        if not held_out:
+    def overlaps(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> dict[str, list[Overlap]] | None:
+        """Returns how the cells of held-out frames overlap with "gold" and with "silver" outlines, as `evaluate` sees
+        them in the images as they are; None when `stop()` became true."""
+        judged = self._judge(self.predictor(model, variables), 1.0, stop)
+        if judged is None:
             return None
-        labelled = list(self._segment(sequence, held_out, forward, contrast, stop))
+        return {
+            "gold": [overlap for one in judged for overlap in one.gold],
+            "silver": [overlap for one in judged for overlap in one.silver],
+        }
+
+    def _judge(self, forward: Callable, contrast: float, stop: Callable[[], bool]) -> list[_Judged] | None:
+        judged = []
+        for sequence in self._sequences:
+            one = self._judge_sequence(sequence, forward, contrast, stop)
+            if stop():
+                return None
+            judged += [one] if one else []
+        return judged
+
+    def _judge_sequence(
+        self, sequence: store.StoredSequence, forward: Callable, contrast: float, stop: Callable[[], bool]
+    ) -> _Judged | None:
+        tracked, more = self._judged_frames(sequence)
+        if not tracked:
+            return None
+        labelled = list(self._segment(sequence, sorted({*tracked, *more}), forward, contrast, stop))
         if stop() or not labelled:
             return None
+        apart = {int(sequence.frames[t]) for t in more}
+        chain = [(t, labels) for t, labels in labelled if t not in apart]
         spacing = np.asarray(sequence.spacing_um)
-        found = features.detections_from_masks(labelled, spacing)
+        found = features.detections_from_masks(chain, spacing)
         parent = links.hungarian(found, **self.config.tracking.to_dict())
         painter = tracks.TrackPainter(
-            found, parent, [t for t, _ in labelled], spacing, fill_gaps=True, min_length=1
+            found, parent, [t for t, _ in chain], spacing, fill_gaps=True, min_length=1
         )
-        painted = {t: painter.paint(t, labels) for t, labels in labelled}
-        return _measures(sequence, held_out, painted, painter.lineage(), self._window(sequence))
+        painted = {t: labels if t in apart else painter.paint(t, labels) for t, labels in labelled}
+        lineage, window = painter.lineage(), self._window(sequence)
+        return _measures(sequence, tracked, more, painted, lineage, window, silver=self.config.data.silver)
+
+    def _judged_frames(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
+        """Held-out frames that are tracked, and more, with gold outlines, of which the outlines alone are judged.
+
+        Where silver outlines hold out whole stretches of a movie, gold ones are too rare to be met in its first frames.
+        """
+        held_out, most = self._split(sequence)[1], self.config.evaluation.max_frames
+        gold = [t for t in held_out if labelled(sequence, "segmentation", t)]
+        if not self.config.data.silver or len(set(gold) & set(held_out[:most])) >= min(most // 2, len(gold)):
+            return held_out[:most], []
+        more = [t for t in gold if t not in held_out[: most - most // 2]][: most // 2]
+        return [t for t in held_out if t not in more][: most - len(more)], more
+
+    def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
+        """As of `FrameTask`; beside silver outlines, some gold ones are held out, be they few."""
+        trained, held_out = super()._split(sequence)
+        gold = [t for t in sorted([*trained, *held_out]) if labelled(sequence, "segmentation", t)]
+        if not (self.config.data.silver and "silver" in sequence.labelled and held_out):
+            return trained, held_out
+        held = {*held_out, *(self._last(gold) or gold[-1:])}
+        return [t for t in trained if t not in held], sorted(held)
 
     def _segment(
         self,
@@ -185,58 +213,32 @@ class DenseTask:
         stop: Callable[[], bool],
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (frame number, labels) of the evaluation window; decoding overlaps the next forward pass."""
-        window = self._window(sequence)
         spacing = self.lengths(np.asarray(sequence.spacing_um)[-self.ndim :])
 
-        def predictions() -> Iterator[tuple[int, jax.Array]]:
-            for t in frames:
-                if stop():
-                    return
-                image = np.moveaxis(_normalised(sequence, t, window, contrast), 0, -1)
-                image = image[0] if self.ndim == 2 else image
-                pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
-                yield t, forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
+        def decode(predicted: tuple[int, Callable[[], np.ndarray]]) -> tuple[int, np.ndarray]:
+            t, output = predicted
+            return int(sequence.frames[t]), self.representation.decode(output(), spacing)
 
-        inside = tuple(slice(part.stop - part.start) for part in window[-self.ndim :])
-
-        def decode(predicted: tuple[int, jax.Array]) -> tuple[int, np.ndarray]:
-            t, prediction = predicted
-            labels = self.representation.decode(np.asarray(prediction[0])[inside], spacing)
-            return int(sequence.frames[t]), labels
-
-        yield from threads.mapped(decode, predictions(), 2)
-
-    def _window(self, sequence: store.StoredSequence) -> tuple[slice, ...]:
-        """The part of a frame that is judged: the centre, at most `evaluation.window` voxels per axis."""
-        sizes = sequence.shape[2:]
-        limit = (1,) * (3 - self.ndim) + tuple(self.config.evaluation.window)
-        starts = [max(0, (size - most) // 2) for size, most in zip(sizes, limit, strict=True)]
-        return tuple(
-            slice(start, start + min(size, most))
-            for start, size, most in zip(starts, sizes, limit, strict=True)
-        )
-
-    def _read_size(self) -> tuple[int, ...]:
-        margin = self.config.data.margin
-        return tuple(size + 2 * extra for size, extra in zip(self.crop, margin, strict=True))
+        yield from threads.mapped(decode, self._predictions(sequence, frames, forward, contrast, stop), 2)
 
     @functools.cached_property
     def _sequences(self) -> list[store.StoredSequence]:
-        if not self.config.data.store:
-            raise InputError("no data: give --config.data.store=<folder that launch.prepare wrote>")
-        sequences = store.open_store(self.config.data.store)
-        for sequence in sequences:
-            if not sequence.has_images:
-                raise InputError(
-                    f"{sequence.name} has no images: a segmenter needs them; copy them beside the annotation, and "
-                    "prepare another store"
-                )
-            if sequence.shape[1] != self.channels:
-                raise InputError(
-                    f"{sequence.name} has {sequence.shape[1]} channels, the config {self.channels}: "
-                    f"set --config.data.channels={sequence.shape[1]}"
-                )
+        sequences = super()._sequences
+        pointed = any("points" in sequence.annotation for sequence in sequences)
+        if pointed and not any(map(self._annotated, sequences)):
+            raise InputError(
+                f"the cells of {self.config.data.store} are points alone, which do not teach outlines: take a config of "
+                'the task "detect", or add masks and prepare another store'
+            )
         return sequences
+
+    def _annotated(self, sequence: store.StoredSequence) -> list[int]:
+        kinds = sequence.annotation_silver if self.config.data.silver else sequence.annotation
+        return [t for t, kind in enumerate(kinds) if kind not in _NO_OUTLINES]
+
+    def _outlined(self, sequence: store.StoredSequence, t: int) -> bool:
+        silver = self.config.data.silver and labelled(sequence, "silver", t)
+        return silver or labelled(sequence, "segmentation", t)
 
     def _diameter_um(self) -> float:
         """Median diameter of the outlined cells, as discs in 2D movies and balls in stacks."""
@@ -251,106 +253,71 @@ class DenseTask:
         every = np.concatenate(diameters)
         if len(every):
             return float(np.median(every))
-        if all(kind in ("none", "full") for sequence in self._sequences for kind in sequence.annotation):
+        if all(
+            kind in ("full", *_NO_OUTLINES) for sequence in self._sequences for kind in sequence.annotation
+        ):
             return 0.0  # nothing is unknown
         raise InputError(
             f"{self.config.data.store} holds no outlined cell that would tell how far a marked one reaches: "
             "give --config.data.diameter_um=<a cell's diameter>"
         )
 
-    def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
-        """Frames to train on and held-out ones, ascending.
-
-        Held out are the last `evaluation.holdout` of those that are annotated, and of those that are outlined: where
-        only the middle of a movie is outlined, its end alone would not tell how good outlines are. In a store of
-        single images, whose sequences are too short to divide, the last images are held out.
-        """
-        annotated = {each.name: self._annotated(each) for each in self._sequences}
-        if not any(self._last(frames) for frames in annotated.values()):
-            every = [(name, t) for name, frames in annotated.items() for t in frames]
-            held = {t for name, t in self._last(every) if name == sequence.name}
-        else:
-            frames = annotated[sequence.name]
-            held = {*self._last(frames), *self._last([t for t in frames if self._outlined(sequence, t)])}
-        return [t for t in annotated[sequence.name] if t not in held], sorted(held)
-
-    def _last(self, items: list) -> list:
-        return items[len(items) - math.floor(len(items) * self.config.evaluation.holdout) :]
-
-    def _outlined(self, sequence: store.StoredSequence, t: int) -> bool:
-        silver = self.config.data.silver and _labelled(sequence, "silver", t)
-        return silver or _labelled(sequence, "segmentation", t)
-
-    def _annotated(self, sequence: store.StoredSequence) -> list[int]:
-        kinds = sequence.annotation_silver if self.config.data.silver else sequence.annotation
-        return [t for t, kind in enumerate(kinds) if kind != "none"]
-
-
-def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
-    """Scales the signal about the background and adds the noise that scaling took away.
-
-    Args:
-      image: (C, Z, Y, X) counts; integers are rounded again, which in 8 bits is most of the noise.
-      contrast: factor; 1 changes nothing.
-      seed: of the added noise.
-
-    Returns:
-      (C, Z, Y, X) float32 with the background's noise as before and the signal `contrast` times as strong.
-    """
-    if contrast == 1:
-        return image.astype(np.float32)
-    axes = (1, 2, 3)
-    counts, image = image.dtype.kind in "iu", image.astype(np.float32)
-    background = np.median(image, axes, keepdims=True)
-    # The spread of the darker half is the background's noise: cells are brighter than it.
-    noise = (background - np.percentile(image, 15.9, axes, keepdims=True)) * math.sqrt(1 - contrast**2)
-    random = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-    dim = background + contrast * (image - background) + noise * random
-    return np.rint(dim) if counts else dim
-
 
 def _measures(
     sequence: store.StoredSequence,
-    frames: list[int],
+    tracked: list[int],
+    more: list[int],
     result: dict[int, np.ndarray],
     lineage: Lineage,
     window: tuple[slice, ...],
-) -> dict[str, float | None]:
-    """CTC measures from the tracking markers, instance measures from fully segmented frames."""
-    tracking, segmentation, complete = [], [], []
-    for t in frames:
+    *,
+    silver: bool,
+) -> _Judged:
+    """CTC measures from the tracking markers of tracked frames, and from the outlines of these and more."""
+    tracking, segmentation, complete, computed = [], [], [], []
+    for t in sorted({*tracked, *more}):
         number = int(sequence.frames[t])
         found = result[number].reshape([part.stop - part.start for part in window])
-        if _labelled(sequence, "markers", t):
+        if t in tracked and labelled(sequence, "markers", t):
             tracking.append(ctc.overlap(_truth(sequence, "markers", t, window), found, number))
         planes = _annotated_planes(sequence, t, window)
-        if _labelled(sequence, "segmentation", t) and planes:
+        if labelled(sequence, "segmentation", t) and planes:
             truth = _truth(sequence, "segmentation", t, window)
             segmentation.append(ctc.overlap(truth[planes], found[planes], number))
             if sequence.annotation[t] == "full":
                 complete.append(segmentation[-1])
-    truth_lineage = _seen(tracking, sequence.lineage)
+        if silver and labelled(sequence, "silver", t):
+            computed.append(ctc.overlap(_truth(sequence, "silver", t, window), found, number))
+    truth_lineage = seen(tracking, sequence.lineage)
     scores = ctc.ctc_measures(tracking or None, truth_lineage, lineage, segmentation or None)
     chosen = {key: scores[key] for key in ("SEG", "DET", "TRA", "LNK", "OP_CSB", "OP_CTB")}
     if complete:
-        whole = instances.instance_measures(complete, thresholds=(0.5, 0.75))
+        whole = instances.instance_measures(complete, thresholds=(0.5,))
         chosen |= {"AP50": whole["AP"][0.5], "F1_50": whole["F1"][0.5], "PQ": whole["PQ"]}
-    return chosen
+    if computed:
+        chosen["silver/SEG"] = ctc.segmentation_accuracy(computed)
+    return _Judged(chosen, complete, computed)
 
 
-def _normalised(
-    sequence: store.StoredSequence, t: int, window: tuple[slice, ...], contrast: float
-) -> np.ndarray:
-    """Returns the window of a frame, (C, *window) float32, scaled by the percentiles of the whole frame."""
-    if contrast == 1:
-        image = np.asarray(sequence.image[(t, slice(None), *window)].read().result())
-        return normalise.normalise(image, sequence.percentiles[t])
-    frame = less_contrast(np.asarray(sequence.image[t].read().result()), contrast, seed=t)
-    return normalise.normalise(frame[(slice(None), *window)], normalise.percentiles(frame))
+def _of_instances(overlaps: Sequence[Overlap]) -> dict[str, float | None]:
+    """Pixel IoU, and precision and recall of the cells of all frames together; nothing where there is no frame."""
+    if not overlaps:
+        return {}
+    whole = instances.instance_measures(overlaps, _THRESHOLDS)
+    scores = {"IoU": instances.pixel_iou(overlaps)}
+    for threshold in _THRESHOLDS:
+        name = f"{100 * threshold:.0f}"
+        scores |= {f"P_{name}": whole["precision"][threshold], f"R_{name}": whole["recall"][threshold]}
+    return scores
 
 
-def _labelled(sequence: store.StoredSequence, kind: str, t: int) -> bool:
-    return kind in sequence.labelled and bool(sequence.labelled[kind][t])
+def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Averages each measure over the sequences that have it."""
+    means = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [value for row in rows if (value := row.get(key)) is not None]
+        means[key] = float(np.mean(values)) if values else None
+    return means
 
 
 def _truth(sequence: store.StoredSequence, kind: str, t: int, window: tuple[slice, ...]) -> np.ndarray:
@@ -361,21 +328,3 @@ def _annotated_planes(sequence: store.StoredSequence, t: int, window: tuple[slic
     """Returns the segmented planes of a frame, counted from the window's first one."""
     shown = range(window[0].start, window[0].stop)
     return [z - shown.start for z in sequence.planes.get(t, shown) if z in shown]
-
-
-def _seen(overlaps: list[Any], lineage: Lineage | None) -> Lineage | None:
-    """Cuts a lineage to what the judged windows show: tracks by their first and last seen frame."""
-    if lineage is None or not overlaps:
-        return None
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for overlap in overlaps:
-        for label in overlap.ref_label.tolist():
-            first.setdefault(label, overlap.frame)
-            last[label] = overlap.frame
-    parents = dict(zip(lineage.label.tolist(), lineage.parent.tolist(), strict=True))
-    rows = []
-    for label, begin in first.items():
-        parent = parents.get(label, 0)
-        rows.append((label, begin, last[label], parent if parent in last and last[parent] < begin else 0))
-    return Lineage.from_rows(rows)

@@ -18,7 +18,7 @@ from flax import nnx
 
 from celltrack_jax import models
 from celltrack_jax.config import Config, from_mapping
-from celltrack_jax.data import augment, cell_crops, pipeline, store
+from celltrack_jax.data import augment, cell_crops, places, store
 from celltrack_jax.data.cell_crops import CropSpec, FrameEmbedder
 from celltrack_jax.data.per_track import PerTrack
 from celltrack_jax.errors import InputError
@@ -147,7 +147,7 @@ class EmbedTask:
                 "sample": (samples % 2**32).astype(np.uint32),
             }
 
-        return grain.MapDataset.source(pipeline.Indices()).map(read)
+        return grain.MapDataset.source(places.Indices()).map(read)
 
     def loss(
         self,

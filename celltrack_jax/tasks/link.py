@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from celltrack_jax import models
 from celltrack_jax.config import Config
-from celltrack_jax.data import pipeline, store
+from celltrack_jax.data import places, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.metrics import links as agreement
@@ -174,7 +174,7 @@ class LinkTask:
         reader = link_windows.Reader(
             self._training_windows, self.windows.buckets, batch, process, self.config.seed
         )
-        return grain.MapDataset.source(pipeline.Indices()).map(reader.read)
+        return grain.MapDataset.source(places.Indices()).map(reader.read)
 
     def loss(
         self,

@@ -48,14 +48,17 @@ def read(sequence: store.StoredSequence, embed: Embed | None = None) -> Truth:
     Raises:
       InputError: it has no tracks, or is not what the embedder was trained on.
     """
-    if sequence.lineage is None or "markers" not in sequence.labels:
+    kind = "markers" if "markers" in sequence.labels else "points"
+    shown = sequence.labelled["markers"] if kind == "markers" else sequence.pointed
+    if sequence.lineage is None or not shown.any():
         raise InputError(
-            f"{sequence.name} has no tracks: a tracker learns from TRA markers and man_track.txt"
+            f"{sequence.name} has no tracks, or neither markers nor points: a tracker learns from TRA markers and "
+            "man_track.txt, or from boxes with ids"
         )
-    places = np.flatnonzero(sequence.labelled["markers"]).tolist()
+    places = np.flatnonzero(shown).tolist()
 
     def frames() -> Iterable[tuple[int, np.ndarray, np.ndarray | None]]:
-        return threads.mapped(lambda t: store.read_frame(sequence, "markers", t), places, threads.cores())
+        return threads.mapped(lambda t: store.read_frame(sequence, kind, t), places, threads.cores())
 
     cells = measure_and_embed(frames, np.asarray(sequence.spacing_um), embed)
     frame = cells.detections.frame

@@ -31,6 +31,10 @@ on a real tracker's masks.
 """
 
 
+NEAREST: Mapping[str, Any] = MappingProxyType({"max_gap": 0, "division_distance": 0.0})
+"""What makes of `hungarian` a linker to the nearest neighbour: cells are neither missed nor divide."""
+
+
 def hungarian(
     detections: Detections,
     *,
@@ -40,6 +44,7 @@ def hungarian(
     max_daughter_ratio: float,
     max_gap: int,
     diameter_um: float | None = None,
+    step_um: np.ndarray | None = None,
 ) -> np.ndarray:
     """Links each detection to its predecessor, minimising squared distances frame by frame.
 
@@ -57,6 +62,7 @@ def hungarian(
       max_daughter_ratio: of the larger sister's volume to the mother's, at most this.
       max_gap: frames in which a cell may be missing; 0 links neighbouring frames alone.
       diameter_um: a cell's diameter, in the unit of the positions; None takes `typical_diameter`.
+      step_um: (N, 3) where each cell is expected to go until the next frame; None expects it to stay.
 
     Returns:
       (N,) int64, each detection's predecessor as an index, -1 for none; at most two name the same one.
@@ -67,6 +73,7 @@ def hungarian(
         return parent
     diameter = typical_diameter(detections) if diameter_um is None else diameter_um
     position = detections.position_um / diameter
+    step = np.zeros_like(position) if step_um is None else step_um / diameter
     childless = np.ones(count, bool)
     frames, first = np.unique(detections.frame, return_index=True)
     members = dict(zip(frames.tolist(), np.split(np.arange(count), first[1:]), strict=True))
@@ -75,7 +82,8 @@ def hungarian(
             sources = members.get(frame - 1 - gap, targets[:0])
             sources = sources[childless[sources]]
             orphans = targets[parent[targets] < 0]
-            source, target = _nearest(position[sources], position[orphans], max_distance)
+            expected = position[sources] + (gap + 1) * step[sources]
+            source, target = _nearest(expected, position[orphans], max_distance)
             parent[orphans[target]] = sources[source]
         continued = targets[parent[targets] >= 0]
         continued = continued[detections.frame[parent[continued]] == frame - 1]

@@ -59,7 +59,9 @@ def sweep(add) -> None:
         add(f"norm={norm}", overrides={"model.norm": norm})
     add("scale=absolute", overrides={"representation.scale": "absolute"})
     foreground = {"name": "mask", "arm": "foreground", "bce_weight": 1.0, "dice_weight": 1.0}
-    add("mask", overrides={"representation": {**foreground, "foreground_threshold": 0.5, "min_size": 20}})
+    reading = {"foreground_threshold": 0.5, "closing_radius": 0.0, "min_size": 20}
+    components = {"split": "components", "smoothing": 1.5, "prominence": 0.5}
+    add("mask", overrides={"representation": {**foreground, **reading, **components}})
     moves = ("flip", "rot90", "affine", "elastic")
     looks = ("gamma", "blur", "contrast", "noise", "renormalise", "brightness")
     for name, parts in (("augment=none", moves + looks), ("augment=moves", looks), ("augment=looks", moves)):
@@ -141,8 +143,12 @@ def _base(ndim: int) -> ConfigDict:
             # differ between training and inference: on Fluo-N2DH-GOWT1 SEG was 0.84 with them and 0.89 with these.
             "norm": "batch",
             "groups": 8,
+            "affine": True,
             "activation": "relu",
             "order": "cna",
+            "dropout": 0.0,
+            "upsample": "transposed",
+            "up_channels": "halve",
             "join": "concat",
             "remat": (False,) * levels,
             "dtype": "auto",

@@ -105,15 +105,11 @@ def _predict(movie: Any, task: Any, network: Callable, settings: Any, output: Pa
     from celltrack_jax.tracking import links
 
     masks = MaskFolder(output.with_name("masks"), {})
-    for _ in segment.segment_movie(
-        movie.read,
-        movie.frames,
-        network,
-        task.representation,
-        spacing=np.ones(2),
-        settings=settings,
-        done=masks.write,
-    ):
+
+    def decode(frame: int, prediction: np.ndarray) -> None:
+        masks.write(frame, task.representation.decode(prediction, np.ones(2)))
+
+    for _ in segment.segment_movie(movie.read, movie.frames, network, decode, settings=settings):
         pass
     found = track.Masks(movie.frames, masks.read, np.ones(3), False, 3)
     drawing = track.Drawing(fill_gaps=True, min_length=1)

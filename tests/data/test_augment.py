@@ -387,3 +387,31 @@ def test_elastic_needs_control_points():
 def test_the_crop_must_fit_into_what_was_read():
     with pytest.raises(ValueError, match="does not fit"):
         draws(picture_of(LABELS["2d"]), LABELS["2d"], (49, 48), NONE, 1)
+
+
+@every_case
+@pytest.mark.parametrize("kinds", [("flip",), ("rot90",), ("affine",), ("elastic",), GEOMETRY], ids=str)
+def test_points_go_where_the_image_goes(case, kinds):
+    """The moved point samples from where it came: the coordinates of the picture, read at the point, are the point."""
+    size, read = SIZES[case], LABELS[case].shape
+    grid = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in read), indexing="ij"), -1)
+    points = np.random.default_rng(1).uniform(0.35, 0.65, (20, len(read))).astype(np.float32) * np.array(read)
+
+    @jax.jit
+    def moved(key):
+        geometry = augment.geometry(read, key, size=size, spec=spec_of(*kinds))
+        return geometry.image(grid), geometry.points(jnp.asarray(points))
+
+    for seed in range(4):
+        origin, found = (np.asarray(x) for x in moved(jax.random.key(seed)))
+        inside = ((found >= 0) & (found <= np.array(size) - 1)).all(-1)
+        assert inside.sum() >= 10
+        back = [
+            ndimage.map_coordinates(origin[..., axis], found[inside].T, order=1) for axis in range(len(read))
+        ]
+        np.testing.assert_allclose(np.stack(back, -1), points[inside], atol=0.02)
+
+
+def test_points_that_are_none_stay_none():
+    geometry = augment.geometry((48, 48), jax.random.key(0), size=(32, 32), spec=spec_of(*GEOMETRY))
+    assert np.isnan(geometry.points(jnp.full((3, 2), jnp.nan))).all()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celltrack_jax.data import normalise, pipeline, prepare, sources, store
+from celltrack_jax.data import normalise, pipeline, places, prepare, sources, store
 from celltrack_jax.data.annotation import is_covered
 from celltrack_jax.data.unknown import dense, merge
 from celltrack_jax.errors import InputError
@@ -142,9 +142,9 @@ def reader(dataset: Any) -> Any:
     return dataset._map_fn.__self__
 
 
-def requests(sequences, count: int, **changes) -> list[pipeline.Request]:
+def requests(sequences, count: int, **changes) -> list[places.Request]:
     found = reader(crops(sequences, **changes))
-    return [found.request(index) for index in range(count)]
+    return [found.places.request(index) for index in range(count)]
 
 
 def test_every_run_through_the_frames_takes_each_once_in_an_order_of_its_own(movies):
@@ -266,7 +266,7 @@ def assert_same_cells(found: np.ndarray, expected: np.ndarray) -> None:
 def test_what_is_unknown_does_not_depend_on_the_crop(sparse, step, radius):
     """A marker outside of the crop makes pixels inside unknown all the same."""
     dataset = crops(sparse, unknown_radius_um=radius, shape=(9, 11), batch_size=1)
-    request = reader(dataset).request(step)
+    request = reader(dataset).places.request(step)
     expected = whole_frame(sparse[0], request.t, radius)[0]
     _, y, x = request.start
     assert_same_cells(dataset[step]["labels"][0], expected[y : y + 9, x : x + 11])
@@ -334,8 +334,8 @@ def test_crops_of_stacks(stack):
     assert batch["image"].shape == (2, 8, 16, 24, 1)
     assert batch["spacing"].tolist() == [[2.0, 1.0, 0.5]] * 2
     for i in range(2):
-        z, y, x = reader(dataset).request(i).start
-        t = reader(dataset).request(i).t
+        z, y, x = reader(dataset).places.request(i).start
+        t = reader(dataset).places.request(i).t
         frame = stack[0].image[t].read().result()
         expected = normalise.normalise(frame, normalise.percentiles(frame))[0]
         np.testing.assert_allclose(
@@ -347,7 +347,7 @@ def test_planes_of_stacks_as_2d_samples(stack):
     dataset = crops(stack, batch_size=8)
     batch = dataset[0]
     assert batch["spacing"].tolist() == [[1.0, 0.5]] * 8
-    drawn = [reader(dataset).request(i) for i in range(8)]
+    drawn = [reader(dataset).places.request(i) for i in range(8)]
     assert len({request.start[0] for request in drawn}) > 1
     for i, request in enumerate(drawn):
         z, y, x = request.start

@@ -34,6 +34,25 @@ def test_a_folder_of_tifs(tmp_path, digits, shape):
     assert movie.changed_ns(7) == (tmp_path / f"t{7:0{digits}d}.tif").stat().st_mtime_ns
 
 
+def test_a_movie_of_one_frame_of_grey_values_stored_as_colours(tmp_path):
+    (frame,) = images((3,), (20, 30), "uint8").values()
+    tifffile.imwrite(tmp_path / "t003.tif", np.stack([frame] * 3, axis=-1), photometric="rgb")
+    movie = open_movie(tmp_path)
+    assert (movie.frames, movie.shape) == ([3], (1, 1, 20, 30))
+    np.testing.assert_array_equal(movie.read(3)[0, 0], frame)
+    tifffile.imwrite(tmp_path / "t003.tif", np.stack([frame, frame, 255 - frame], axis=-1), photometric="rgb")
+    with pytest.raises(InputError, match=r"t003\.tif \(frame 3\) has colours: .*convert it to grey"):
+        open_movie(tmp_path)
+
+
+def test_a_burst_may_be_as_compressed_as_where_it_is_prepared(tmp_path):
+    (frame,) = images((1,), (20, 30), "uint8").values()
+    tifffile.imwrite(
+        tmp_path / "000001.tiff", np.stack([frame, frame + 3, frame], axis=-1), photometric="rgb"
+    )
+    np.testing.assert_array_equal(open_movie(tmp_path).read(1)[0, 0], frame)
+
+
 def test_a_sequence_of_a_store_keeps_its_frame_numbers(tmp_path):
     frames = images((4, 5, 9))
     write_masks(tmp_path / "source" / "01", "t", frames)
@@ -111,12 +130,6 @@ def test_movies_that_do_not_fit_the_model_are_refused(tmp_path, shape, ndim, cha
     write_masks(tmp_path, "t", images((0,), shape))
     with pytest.raises(InputError, match=message):
         in_model_axes(open_movie(tmp_path), ndim, channels)
-
-
-def test_an_image_with_colours_is_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "t000.tif", np.zeros((6, 5, 3), np.uint8), photometric="rgb")
-    with pytest.raises(InputError, match=r"t000\.tif"):
-        open_movie(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,15 +41,16 @@ def settings_for(toy: Toy, **changes) -> Settings:
 
 def run(toy: Any, images: list[np.ndarray], apply=None, **changes) -> list[tuple[int, np.ndarray]]:
     """Segments frames 0, 1, ..."""
-    given = {name: changes.pop(name) for name in ("kept", "done", "stop") if name in changes}
+    given = {name: changes.pop(name) for name in ("kept", "decode", "stop") if name in changes}
+    decode = given.pop("decode", decoder(toy))
     settings = settings_for(toy, **changes)
-    spacing = SPACING[-toy.ndim :]
     frames = range(len(images))
-    return list(
-        segment_movie(
-            images.__getitem__, frames, apply or toy, toy, spacing=spacing, settings=settings, **given
-        )
-    )
+    return list(segment_movie(images.__getitem__, frames, apply or toy, decode, settings=settings, **given))
+
+
+def decoder(toy: Toy) -> Callable[[int, np.ndarray], np.ndarray]:
+    """Reads labels."""
+    return lambda frame, prediction: toy.decode(prediction, SPACING[-toy.ndim :])
 
 
 def expected(toy: Toy, image: np.ndarray, network=None) -> np.ndarray:
@@ -139,7 +141,7 @@ def test_few_frames_are_in_memory_however_long_the_movie_is():
         return movie(1, (30, 20))[0]
 
     settings = settings_for(toy)
-    for frame, _ in segment_movie(read, range(60), toy, toy, spacing=SPACING[1:], settings=settings):
+    for frame, _ in segment_movie(read, range(60), toy, decoder(toy), settings=settings):
         with lock:
             counts["done"] = frame + 1
     # Two threads that read, two that decode, three batches of two tiles, and what is being cut and put together.
@@ -153,9 +155,7 @@ def test_frames_are_not_read_after_the_caller_stops():
         read.append(frame)
         return movie(1, (30, 20))[0]
 
-    labelled = segment_movie(
-        read_frame, range(1000), toy, toy, spacing=SPACING[1:], settings=settings_for(toy)
-    )
+    labelled = segment_movie(read_frame, range(1000), toy, decoder(toy), settings=settings_for(toy))
     next(labelled)
     labelled.close()
     count = len(read)
@@ -245,13 +245,18 @@ def test_kept_tiles_are_not_predicted_again_and_change_no_bit(lost):
 def test_a_run_that_is_told_to_stop_finishes_the_frames_that_are_predicted(asked_at):
     toy, images, asked = Toy(2), movie(5, (61, 40)), itertools.count()
     kept, written = Kept(), []
+
+    def decode(frame: int, prediction: np.ndarray) -> np.ndarray:
+        written.append(frame)
+        return decoder(toy)(frame, prediction)
+
     found = run(
         toy,
         images,
         batch=1,
         kept=kept,
         stop=lambda: next(asked) >= asked_at,
-        done=lambda frame, labels: written.append(frame),
+        decode=decode,
     )
     assert len(kept) == len(toy.calls) == asked_at
     per_frame = len(tiles_of(images[0].shape[1:], toy))

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli
+from celltrack_jax.errors import InputError
+from launch import checkpoint_scores, cli
+from launch.processes import Alone
 from tests import tiny_store
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,35 @@ def test_two_process_evaluation_tells_what_failed_in_the_other_process(trained, 
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: checkpoint 2 is not scored: checkpoint 2 in ")
     assert len((run / "evaluation.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_curves_of_precision_and_recall_are_a_page(trained, tmp_path):
+    page = tmp_path / "curve.html"
+    status, out, err = finish(start("evaluate", f"--workdir={trained}", "--checkpoints=4", f"--curve={page}"))
+    assert (status, err) == (0, "")
+    assert f"{page}: 1 gold frames" in out
+    html = page.read_text()
+    assert "step 4" in html
+    assert html.count("<svg") == 1
+    assert html.count("<tr") >= 21
+
+
+def test_a_run_that_outlines_no_cells_has_no_such_curve(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_scores.tasks, "build", lambda config: object())
+    with pytest.raises(
+        InputError, match="is a run of the task 'dense', which outlines no cells: --curve needs"
+    ):
+        checkpoint_scores.write_curve(trained, "best", tmp_path / "curve.html", Alone())
+    assert not (tmp_path / "curve.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--workdir=runs/x", "--checkpoints=all"], ["--truth=01_GT", "--result=01_RES"]]
+)
+def test_a_curve_is_of_one_checkpoint(arguments):
+    status, _, err = finish(start("evaluate", *arguments, "--curve=x.html"))
+    assert status == 2
+    assert "--curve goes with --workdir and one of its checkpoints" in err
 
 
 @pytest.mark.parametrize(

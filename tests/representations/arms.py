@@ -26,6 +26,10 @@ DISTANCE = {
 }
 FOREGROUND = {
     "arm": "foreground",
+    "closing_radius": 0.0,
+    "split": "components",
+    "smoothing": 1.0,
+    "prominence": 0.5,
     "bce_weight": 1.0,
     "dice_weight": 1.0,
     "foreground_threshold": 0.5,
@@ -47,6 +51,16 @@ HEATMAP = {
     "peak_weight": 10.0,
     "focal_alpha": 2.0,
     "focal_beta": 4.0,
+    "focal_prior": 0.1,
+    "axes": 2,
+    "offset_weight": 0.0,
+    "step_weight": 0.0,
+    "decoder": "maxima",
+    "log_sigma": 10.0,
+    "log_scales": 10,
+    "log_overlap": 0.1,
+    "window_size": 20,
+    "window_distance": 30,
     "threshold": 0.3,
     "min_distance": 3.0,
     "max_peaks": 128,
@@ -65,6 +79,11 @@ ARMS = {
     "heat, mse": ("heatmap", HEATMAP),
     "heat, weighted": ("heatmap", HEATMAP | {"loss_name": "weighted_mse", "compose": "sum"}),
     "heat, focal": ("heatmap", HEATMAP | {"loss_name": "focal"}),
+    "heat, offset": ("heatmap", HEATMAP | {"offset_weight": 0.1}),
+    "heat, focal, offset and step": (
+        "heatmap",
+        HEATMAP | {"loss_name": "focal", "offset_weight": 0.5, "step_weight": 0.5},
+    ),
 }
 
 
@@ -72,6 +91,12 @@ def build(arm: str, **changes) -> Representation:
     """Returns an arm by its name in `ARMS`, with some constants changed."""
     name, constants = ARMS[arm]
     return representations.build(name, **constants | changes)
+
+
+def build_for(arm: str, labels: np.ndarray, **changes) -> Representation:
+    """The same for label maps of this many axes."""
+    axes = {"axes": labels.ndim} if ARMS[arm][0] == "heatmap" else {}
+    return build(arm, **axes, **changes)
 
 
 # Representations are hashable, so each of these programs compiles once for all tests.

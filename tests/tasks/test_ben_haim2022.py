@@ -137,6 +137,7 @@ def run(*command):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_trains_and_tracks_through_the_mains(folder, tmp_path):
     workdir, output = tmp_path / "run", tmp_path / "01_RES"
     out = run(

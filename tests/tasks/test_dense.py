@@ -11,8 +11,9 @@ from celltrack_jax.data import normalise
 from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tasks import dense
+from celltrack_jax.tasks import dense, frames
 from configs.ctc import segment
+from configs.hela import centroids
 from tests import tiny_store
 
 
@@ -93,7 +94,7 @@ def measured(task, labels, result, *, planes, window=slice(0, 12), **labelled):
     lineage = Lineage.from_rows([(1, 0, 0, 0), (2, 0, 0, 0)])
     where = (window, slice(0, 20), slice(0, 40))
     cut = {t: values[window] for t, values in result.items()}
-    return dense._measures(sequence, [0], cut, lineage, where)
+    return dense._measures(sequence, [0], [], cut, lineage, where, silver=False).measures
 
 
 def test_where_only_planes_are_outlined_only_they_are_judged(task):
@@ -120,10 +121,10 @@ def test_evaluation_sees_frames_scaled_as_training_does(task):
     window = (slice(0, 1), slice(10, 40), slice(20, 60))
     image = np.asarray(sequence.image[3].read().result())
     expected = normalise.normalise(image, sequence.percentiles[3])[(slice(None), *window)]
-    np.testing.assert_array_equal(dense._normalised(sequence, 3, window, 1.0), expected)
-    dim = dense.less_contrast(image, 0.25, seed=3)
+    np.testing.assert_array_equal(frames.normalised(sequence, 3, window, 1.0), expected)
+    dim = frames.less_contrast(image, 0.25, seed=3)
     expected = normalise.normalise(dim, normalise.percentiles(dim))[(slice(None), *window)]
-    np.testing.assert_array_equal(dense._normalised(sequence, 3, window, 0.25), expected)
+    np.testing.assert_array_equal(frames.normalised(sequence, 3, window, 0.25), expected)
 
 
 def test_a_cell_is_as_wide_as_the_outlined_ones(task):
@@ -194,6 +195,22 @@ def test_batches_have_the_promised_shapes(task):
     }
 
 
+def test_dropout_gets_a_key_per_sample_apart_from_those_of_augmentation(task):
+    keys = jax.random.split(jax.random.key(1), task.config.data.batch_size)
+    given = []
+
+    def apply(*inputs):
+        given.append(inputs[1:])
+        return {dense.HEAD: jnp.zeros((*inputs[0].shape[:-1], task.representation.channels))}, None
+
+    batch = {key: jnp.zeros(spec.shape, spec.dtype) for key, spec in task.batch_spec().items()}
+    for rate in (0.0, 0.3):
+        task.config.model.dropout = rate
+        jax.eval_shape(lambda: task.loss(apply, batch, keys, jnp.int32(0))[0])
+    assert given[0] == ()
+    assert given[1][0].shape == keys.shape
+
+
 def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
     model = FunctionalModel(task.model)
     variables = model.init(jax.random.key(0))
@@ -217,11 +234,11 @@ def test_less_contrast_keeps_the_background_noise():
     rng = np.random.default_rng(0)
     image = rng.normal(100, 5, (1, 1, 200, 200)).astype(np.float32)
     image[..., 60:90, 60:90] += 80
-    dim = dense.less_contrast(image, 0.25, seed=1)
+    dim = frames.less_contrast(image, 0.25, seed=1)
     assert dim[..., :50, :50].std() == pytest.approx(5, rel=0.05)
     assert dim[..., 60:90, 60:90].mean() - dim[..., :50, :50].mean() == pytest.approx(20, rel=0.05)
-    np.testing.assert_array_equal(dense.less_contrast(image, 1.0, seed=1), image)
-    coarse = dense.less_contrast(
+    np.testing.assert_array_equal(frames.less_contrast(image, 1.0, seed=1), image)
+    coarse = frames.less_contrast(
         np.full((1, 1, 9, 9), 3, np.uint8) + (np.arange(9) > 4).astype(np.uint8), 0.25, seed=1
     )
     assert set(np.unique(coarse)) == {3.0}, "a quarter of a grey value is lost in 8 bits"
@@ -230,6 +247,14 @@ def test_less_contrast_keeps_the_background_noise():
 def test_lengths_do_not_depend_on_the_unit_of_the_spacing(task):
     np.testing.assert_allclose(task.lengths([2.0, 0.5, 0.5]), [4, 1, 1])
     np.testing.assert_allclose(task.lengths([0.125, 0.125]), [1, 1])
+
+
+def test_steps_that_masks_do_not_teach_are_refused():
+    config = segment.get_config("tiny")
+    points = centroids.get_config("direction").representation.to_dict()
+    config.representation = points | {"max_cells": config.data.max_cells}
+    with pytest.raises(InputError, match=r"representation.step_weight is 0.1, but masks .*set it to 0"):
+        tasks.build(config)
 
 
 def test_errors_name_the_cure(store):

@@ -1,0 +1,47 @@
+"""Cells of a frame from what a network said of it: labels, and where it finds points, these too.
+
+Shapes: *S a frame's spatial axes, D of them, C channels.
+"""
+
+import numpy as np
+
+from celltrack_jax.inference.points import Points
+from celltrack_jax.ops.balls import draw_balls
+from celltrack_jax.representations import Representation
+from celltrack_jax.representations.heatmap import Heatmap
+
+
+def gives_points(representation: Representation) -> bool:
+    """Returns whether cells are read as points."""
+    return isinstance(representation, Heatmap)
+
+
+def gives_steps(representation: Representation) -> bool:
+    """Returns whether points have a step to the next frame."""
+    return isinstance(representation, Heatmap) and representation.step_weight > 0
+
+
+def gives_vectors(representation: Representation) -> bool:
+    """Returns whether channels are components of vectors, which would have to be turned with the image."""
+    return isinstance(representation, Heatmap) and representation.channels > 1
+
+
+def read(
+    representation: Representation, prediction: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, Points | None]:
+    """Reads the cells of a frame; thread-safe.
+
+    Args:
+      representation: of the network.
+      prediction: (*S, C) float32.
+      lengths: (D,) voxel size in the unit of the representation's lengths.
+
+    Returns:
+      (*S) int32 labels, and the points that they stand for, where the representation finds points.
+    """
+    if not isinstance(representation, Heatmap):
+        return representation.decode(prediction, lengths), None
+    found = representation.points(prediction, lengths)
+    labels = draw_balls(found.position, prediction.shape[:-1], lengths, representation.marker_radius)
+    step = None if found.step is None else (found.step / lengths).astype(np.float32)
+    return labels, Points(found.position, found.heat, step)

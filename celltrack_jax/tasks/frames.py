@@ -1,0 +1,231 @@
+"""What tasks that learn from crops of frames share: network, sequences, which frames are held out.
+
+Shapes: B batch, S spatial axes (Y, X in 2D; Z, Y, X in 3D), R the read size (S plus margins), C channels.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from celltrack_jax import models, representations
+from celltrack_jax.config import Config, from_mapping
+from celltrack_jax.data import augment, normalise, store
+from celltrack_jax.errors import InputError
+from celltrack_jax.lineage import Lineage
+from celltrack_jax.metrics.overlap import Overlap
+from celltrack_jax.models.functional import FunctionalModel, Variables
+
+HEAD = "cells"
+"""Name of the network's head."""
+_DROPOUT = 0x64726F70
+"""Sets the keys of dropout apart from those of augmentation."""
+
+
+class FrameTask:
+    """The part of a task that knows its network and its frames, not yet what is learned."""
+
+    def __init__(self, config: Config):
+        """Takes the experiment's config; opens no data.
+
+        Args:
+          config: reads seed, data, augment, model, representation, evaluation, tracking.
+        """
+        self.config = config
+        self.crop = tuple(config.data.crop)
+        self.ndim = len(self.crop)
+        self.channels = config.data.channels
+        self.representation = representations.build(**config.representation.to_dict())
+        if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
+            raise InputError(
+                f"representation.max_cells is {config.representation.max_cells} and data.max_cells "
+                f"{config.data.max_cells}: set data.max_cells alone, the other one follows it"
+            )
+        self.augmentation = from_mapping(augment.AugmentSpec, config.augment.to_dict(), "augment")
+        network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
+        self.stride, self.halo = network.stride, network.receptive_radius
+        self.sees_clips: bool = getattr(network, "sees_clips", False)
+        self._forward = jax.jit(self._predict, static_argnums=0)
+        if any(size % stride for size, stride in zip(self.crop, self.stride, strict=True)):
+            raise InputError(f"data.crop {self.crop} is not a multiple of the model's stride {self.stride}")
+        space = config.mesh.space
+        if space > 1 and self.crop[0] % (space * self.stride[0]):
+            # Where a coarse level splits unevenly, the partitioner (jax 0.10.2) makes gradients that are wrong by half
+            # a percent of the largest, at the same loss.
+            raise InputError(
+                f"data.crop {self.crop} over mesh.space={space}: its first axis has to be a multiple of "
+                f"{space * self.stride[0]}, so that each level of the network splits evenly"
+            )
+
+    def model(self, rngs: nnx.Rngs) -> Any:
+        """Returns the network, (B, *S, C) -> {"cells": (B, *S, representation.channels)}."""
+        settings = self.config.model.to_dict()
+        heads = {HEAD: self.representation.channels}
+        return models.build(settings.pop("name"), rngs, in_channels=self.channels, heads=heads, **settings)
+
+    def _outputs(
+        self, apply: Callable[..., tuple[Any, Any]], image: jax.Array, keys: jax.Array
+    ) -> tuple[Any, Any]:
+        """Applies the network while it is trained: with keys (B,), if it drops features."""
+        if not self.config.model.get("dropout"):
+            return apply(image)
+        return apply(image, jax.vmap(lambda key: jax.random.fold_in(key, _DROPOUT))(keys))
+
+    def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
+        """Returns the compiled network, (B, *S, C) normalised float32 -> (B, *S, representation.channels)."""
+        return lambda image: self._forward(model, variables, image)
+
+    def _predict(self, model: FunctionalModel, variables: Variables, image: jax.Array) -> jax.Array:
+        return model.apply(variables, image)[0][HEAD]
+
+    def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
+        """Returns voxel sizes (ndim,) in units of the smallest: what the representation's lengths count in.
+
+        They then mean the same whether or not the microscope's spacing is known; anisotropy is kept.
+        """
+        return np.asarray(spacing_um, np.float64) / np.min(spacing_um)
+
+    def _predictions(
+        self,
+        sequence: store.StoredSequence,
+        frames: list[int],
+        forward: Callable,
+        contrast: float,
+        stop: Callable[[], bool],
+    ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """Yields (t, what waits for the raw output (*S, C) of the evaluation window), until told to stop."""
+        window = self._window(sequence)
+        inside = tuple(slice(part.stop - part.start) for part in window[-self.ndim :])
+        for t in frames:
+            if stop():
+                return
+            image = np.moveaxis(normalised(sequence, t, window, contrast), 0, -1)
+            image = image[0] if self.ndim == 2 else image
+            pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
+            output = forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
+            yield t, lambda output=output: np.asarray(output[0])[inside]
+
+    def _window(self, sequence: store.StoredSequence) -> tuple[slice, ...]:
+        """The part of a frame that is judged: the centre, at most `evaluation.window` voxels per axis."""
+        sizes = sequence.shape[2:]
+        limit = (1,) * (3 - self.ndim) + tuple(self.config.evaluation.window)
+        starts = [max(0, (size - most) // 2) for size, most in zip(sizes, limit, strict=True)]
+        return tuple(
+            slice(start, start + min(size, most))
+            for start, size, most in zip(starts, sizes, limit, strict=True)
+        )
+
+    def _read_size(self) -> tuple[int, ...]:
+        margin = self.config.data.margin
+        return tuple(size + 2 * extra for size, extra in zip(self.crop, margin, strict=True))
+
+    @functools.cached_property
+    def _sequences(self) -> list[store.StoredSequence]:
+        if not self.config.data.store:
+            raise InputError("no data: give --config.data.store=<folder that launch.prepare wrote>")
+        return self._opened(self.config.data.store)
+
+    def _opened(self, path: str) -> list[store.StoredSequence]:
+        """Opens a store whose movies the network can see."""
+        sequences = store.open_store(path)
+        for sequence in sequences:
+            if not sequence.has_images:
+                raise InputError(
+                    f"{sequence.name} has no images: a segmenter needs them; copy them beside the annotation, and "
+                    "prepare another store"
+                )
+            if sequence.shape[1] != self.channels:
+                raise InputError(
+                    f"{sequence.name} has {sequence.shape[1]} channels, the config {self.channels}: "
+                    f"set --config.data.channels={sequence.shape[1]}"
+                )
+        return sequences
+
+    def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
+        """Frames to train on and held-out ones, ascending.
+
+        Held out are the last `evaluation.holdout` of those that are annotated, and of those that are outlined: where
+        only the middle of a movie is outlined, its end alone would not tell how good outlines are. In a store of
+        single images, whose sequences are too short to divide, the last images are held out.
+        """
+        annotated = {each.name: self._annotated(each) for each in self._sequences}
+        if not any(self._last(frames) for frames in annotated.values()):
+            every = [(name, t) for name, frames in annotated.items() for t in frames]
+            held = {t for name, t in self._last(every) if name == sequence.name}
+        else:
+            frames = annotated[sequence.name]
+            held = {*self._last(frames), *self._last([t for t in frames if self._outlined(sequence, t)])}
+        return [t for t in annotated[sequence.name] if t not in held], sorted(held)
+
+    def _last(self, items: list) -> list:
+        return items[len(items) - math.floor(len(items) * self.config.evaluation.holdout) :]
+
+    def _annotated(self, sequence: store.StoredSequence) -> list[int]:
+        """Returns the frames that teach, ascending."""
+        raise NotImplementedError
+
+    def _outlined(self, sequence: store.StoredSequence, t: int) -> bool:
+        """Tells whether a frame that teaches shows how good outlines are."""
+        del sequence, t
+        return False
+
+
+def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
+    """Scales the signal about the background and adds the noise that scaling took away.
+
+    Args:
+      image: (C, Z, Y, X) counts; integers are rounded again, which in 8 bits is most of the noise.
+      contrast: factor; 1 changes nothing.
+      seed: of the added noise.
+
+    Returns:
+      (C, Z, Y, X) float32 with the background's noise as before and the signal `contrast` times as strong.
+    """
+    if contrast == 1:
+        return image.astype(np.float32)
+    axes = (1, 2, 3)
+    counts, image = image.dtype.kind in "iu", image.astype(np.float32)
+    background = np.median(image, axes, keepdims=True)
+    # The spread of the darker half is the background's noise: cells are brighter than it.
+    noise = (background - np.percentile(image, 15.9, axes, keepdims=True)) * math.sqrt(1 - contrast**2)
+    random = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
+    dim = background + contrast * (image - background) + noise * random
+    return np.rint(dim) if counts else dim
+
+
+def normalised(
+    sequence: store.StoredSequence, t: int, window: tuple[slice, ...], contrast: float
+) -> np.ndarray:
+    """Returns the window of a frame, (C, *window) float32, scaled by the percentiles of the whole frame."""
+    if contrast == 1:
+        image = np.asarray(sequence.image[(t, slice(None), *window)].read().result())
+        return normalise.normalise(image, sequence.percentiles[t])
+    frame = less_contrast(np.asarray(sequence.image[t].read().result()), contrast, seed=t)
+    return normalise.normalise(frame[(slice(None), *window)], normalise.percentiles(frame))
+
+
+def labelled(sequence: store.StoredSequence, kind: str, t: int) -> bool:
+    """Tells whether a frame has labels of this kind."""
+    return kind in sequence.labelled and bool(sequence.labelled[kind][t])
+
+
+def seen(overlaps: Sequence[Overlap], lineage: Lineage | None) -> Lineage | None:
+    """Cuts a lineage to what the judged windows show: tracks by their first and last seen frame."""
+    if lineage is None or not overlaps:
+        return None
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for overlap in overlaps:
+        for label in overlap.ref_label.tolist():
+            first.setdefault(label, overlap.frame)
+            last[label] = overlap.frame
+    parents = dict(zip(lineage.label.tolist(), lineage.parent.tolist(), strict=True))
+    rows = []
+    for label, begin in first.items():
+        parent = parents.get(label, 0)
+        rows.append((label, begin, last[label], parent if parent in last and last[parent] < begin else 0))
+    return Lineage.from_rows(rows)

@@ -1,0 +1,1 @@
+"""Mouse muscle stem cells in bright field: segmentation in time."""
