@@ -101,6 +101,7 @@ def test_a_folder_becomes_a_result_and_an_interrupted_run_goes_on(flat, tmp_path
         same_cells(ctc.read_image(path), by_frame(flat, frames[frame]))
 
 
+@pytest.mark.slow
 def test_masks_of_another_tiling_are_not_taken_over(tmp_path):
     # Group norm takes statistics of a tile.
     untrained(tmp_path / "run", norm="group")

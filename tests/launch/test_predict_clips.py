@@ -77,6 +77,7 @@ def test_gaps_and_a_movie_of_one_frame(clips, movie):
     assert "1 frames" in out
 
 
+@pytest.mark.slow
 def test_a_network_of_whole_frames_takes_no_tiles(tmp_path, movie):
     config = segment.get_config("tiny")
     config.data.whole_frames = True

@@ -97,6 +97,7 @@ def test_points_reach_the_result_between_pixels_and_a_stopped_run_keeps_them(poi
     assert (whole_run / "res_track.txt").read_bytes() == (output / "res_track.txt").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_nearest_linker_has_neither_gaps_nor_divisions(pointed, movie):
     output = movie.parent / "01_RES"
     flags = (f"--segmenter={pointed}", f"--images={movie}", f"--output={output}", "--linker=nearest")

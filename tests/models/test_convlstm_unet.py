@@ -192,6 +192,7 @@ def test_stride_and_receptive_radius_are_those_of_the_frame():
     assert reach == radius
 
 
+@pytest.mark.slow
 def test_repeated_calls_run_one_program():
     model = _model()
     variables = _variables(model)

@@ -165,6 +165,7 @@ def _loss_and_gradients(model, variables, inputs):
 SHALLOW = FLAT | dict(widths=(4, 8), kernels=((3, 3), (3, 3)), pools=((2, 2),), convs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "levels"), [(FLAT, 3), (FLAT | dict(norm="batch"), 3), (SHALLOW | dict(dropout=0.3), 2)]
 )

@@ -126,6 +126,7 @@ def test_slurm_run_that_is_told_to_stop_goes_on_with_another_node_count(slurm, c
     assert_same(losses(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_slurm_training_over_two_nodes_equals_one_process_in_float64(slurm, command, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
     precise = [*command, "--config.model.dtype=float64"]
@@ -198,6 +199,7 @@ def test_slurm_task_of_an_array_that_is_told_to_stop_queues_again_alone(slurm, t
     assert [(tmp_path / name).read_text() for name in seconds] == ["ran ", "ran ran "]
 
 
+@pytest.mark.slow
 def test_slurm_sweep_of_twelve_arms_tables_all_but_the_one_that_fails(slurm, command, tmp_path):
     store = next(flag for flag in command if flag.startswith("--config.data.store="))
     sweep = [sys.executable, "-m", "launch.sweep", "--config=tests/launch/twelve_arms.py", store]
@@ -218,6 +220,7 @@ def test_slurm_sweep_of_twelve_arms_tables_all_but_the_one_that_fails(slurm, com
     assert "11 of 12 runs are done already" in second.stdout
 
 
+@pytest.mark.slow
 def test_slurm_array_scores_every_checkpoint(slurm, run):
     (run / "evaluation.csv").unlink(missing_ok=True)
     evaluate = [sys.executable, "-m", "launch.evaluate", f"--workdir={run}", "--checkpoints=all"]

@@ -211,6 +211,7 @@ def test_dropout_gets_a_key_per_sample_apart_from_those_of_augmentation(task):
     assert given[1][0].shape == keys.shape
 
 
+@pytest.mark.slow
 def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
     model = FunctionalModel(task.model)
     variables = model.init(jax.random.key(0))

@@ -177,6 +177,7 @@ def test_batches_have_the_promised_shapes(task):
     }
 
 
+@pytest.mark.slow
 def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
     model = FunctionalModel(task.model)
     variables = jax.jit(model.init)(jax.random.key(0))

@@ -191,6 +191,7 @@ def test_a_network_learns_to_tell_cells_apart(task):
     assert apart_after > apart_before + 0.1
 
 
+@pytest.mark.slow
 def test_a_run_from_end_to_end(folder, tmp_path):
     config = embed.get_config("tiny")
     config.data.store, config.train.steps = str(folder), 4
