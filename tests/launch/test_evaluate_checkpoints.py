@@ -74,7 +74,10 @@ def test_two_process_evaluation_shares_the_checkpoints(trained, tmp_path):
     assert (trained / "evaluation.html").read_text().count("<svg") >= 1
 
 
-@pytest.mark.parametrize("more", [(), ("--jobs=2",)], ids=["here", "in children"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param((), id="here"), pytest.param(("--jobs=2",), id="in children", marks=pytest.mark.slow)],
+)
 def test_an_evaluation_that_is_told_to_stop_goes_on_with_the_rest(trained, more):
     command = [f"--workdir={trained}", "--checkpoints=all", *more]
     process = start("evaluate", *command, "--again")

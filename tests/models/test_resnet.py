@@ -100,6 +100,7 @@ def _plain_network(variables, x, train):
     return x.mean(tuple(range(1, 1 + ndim)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(37, 50), (3, 9, 18)])
 def test_it_is_its_plain_twin_in_training_and_after(size):
     model = _functional(ndim=len(size))
