@@ -6,7 +6,7 @@ import pytest
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.report import sweep_plot
-from launch import plot
+from launch.sweeps import results
 
 RUNS = [
     sweep_plot.Run({"head": {"sigma": sigma, "loss": loss}}, {"F1": sigma / 10 + seed / 100})
@@ -64,7 +64,7 @@ def test_runs_that_are_done_are_read(tmp_path):
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, history)))
         rows.append({"folder": f"runs/{arm}/seed0", "status": status})
     (tmp_path / "manifest.json").write_text(json.dumps({"runs": rows}))
-    (run,) = plot.read_runs(tmp_path)
+    (run,) = results.read_runs(tmp_path)
     assert run.best == {"score": 0.4, "F1": 0.3}
     with pytest.raises(InputError, match=r"give the --workdir of a launch.sweep"):
-        plot.read_runs(tmp_path / "runs")
+        results.read_runs(tmp_path / "runs")
