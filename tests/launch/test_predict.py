@@ -20,6 +20,7 @@ from tests import geff_graphs
 from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
 from tests.ctc_validators import validate_result
+from tests.devices import on_devices
 from tests.inference.toys import whole
 from tests.inference.workdirs import untrained
 
@@ -27,7 +28,7 @@ from tests.inference.workdirs import untrained
 def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str, str]:
     """Returns exit status, stdout and stderr of a run on so many devices."""
     command = [sys.executable, "-m", f"launch.{main}", *flags]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = on_devices(devices)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -179,7 +180,7 @@ try:
 except segmenter.InputError as error:
     print(error)
 """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = on_devices(8)
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,

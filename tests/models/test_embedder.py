@@ -1,7 +1,6 @@
 """The embedder: its size, its linear layers, unit vectors, and a batch split over devices."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.models import embedder
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.models.resnet import ResNet
+from tests.devices import on_devices
 
 SMALL: dict[str, Any] = dict(widths=(3, 4, 4, 5), outputs=6)
 TRUNK = 11_170_240
@@ -103,7 +103,7 @@ def test_settings_out_of_range_are_refused(change, message):
 
 @pytest.mark.slow
 def test_a_batch_split_over_devices_gives_the_statistics_and_gradients_of_the_whole():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = on_devices(4)
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.run_sharded"],
         cwd=Path(__file__).parents[2],
