@@ -61,12 +61,16 @@ def main(_: Sequence[str]) -> int:
         raise flags.ValidationError("--on=slurm goes with --workdir")
     if CURVE.value and (not WORKDIR.value or CHECKPOINTS.value == "all"):
         raise flags.ValidationError("--curve goes with --workdir and one of its checkpoints")
+    if CURVE.value and json_file.wanted():
+        raise flags.ValidationError("--curve scores nothing: leave --json out")
     if WORKDIR.value:
         return score_run(Path(WORKDIR.value), str(CHECKPOINTS.value))
     if not (TRUTH.value and RESULT.value):
         raise flags.ValidationError("--truth and --result go together")
     truth, result = str(TRUTH.value), str(RESULT.value)
     if Path(truth).is_file():
+        if SEG_SLICES.present:
+            raise flags.ValidationError("--seg_slices goes with a folder as --truth")
         return score_boxes(Path(truth), Path(result))
     if any(flag.present for flag in (RADII, RADIUS)):
         raise flags.ValidationError("--radii and --radius go with a table of boxes as --truth")

@@ -12,6 +12,11 @@ from celltrack_jax.io import files
 _JSON = flags.DEFINE_string("json", None, "file for the numbers")
 
 
+def wanted() -> bool:
+    """Returns whether a file is named."""
+    return bool(_JSON.value)
+
+
 def write(content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes the numbers to the file of --json, where one is named.
 

@@ -162,8 +162,9 @@ def light(image: jax.Array, key: jax.Array, *, spec: AugmentSpec) -> jax.Array:
 
 
 def _drawn(key: jax.Array, channels: int) -> dict[str, jax.Array]:
-    # One draw for all small numbers: separate ones take seconds longer to compile.
-    return dict(zip(_DRAWS, _flat(jax.random.uniform, key, (len(_DRAWS), channels)), strict=True))
+    # One draw for all small numbers: separate ones take seconds longer to compile. The first channel's are those of an
+    # image with one channel, so that what turns a sample is drawn apart from what lights it, whatever the channels.
+    return dict(zip(_DRAWS, _flat(jax.random.uniform, key, (channels, len(_DRAWS))).T, strict=True))
 
 
 # --------------------------------------------------------------------------------------------------- geometry

@@ -415,3 +415,16 @@ def test_points_go_where_the_image_goes(case, kinds):
 def test_points_that_are_none_stay_none():
     geometry = augment.geometry((48, 48), jax.random.key(0), size=(32, 32), spec=spec_of(*GEOMETRY))
     assert np.isnan(geometry.points(jnp.full((3, 2), jnp.nan))).all()
+
+
+def test_the_first_of_several_channels_is_lit_as_an_image_of_one():
+    """Else the numbers that turn a sample also light its second channel."""
+    image = picture_of(LABELS["2d"], channels=3)
+    spec = spec_of("gamma", "blur", "contrast", "brightness")
+    for key in jax.random.split(jax.random.key(0), 4):
+        every, first = (augment.light(jnp.asarray(part), key, spec=spec) for part in (image, image[..., :1]))
+        np.testing.assert_allclose(every[..., 0], first[..., 0], rtol=1e-5, atol=1e-6)
+        assert (
+            np.abs(np.asarray(every - augment.light(jnp.asarray(image), jax.random.key(9), spec=spec))).max()
+            > 0.01
+        )

@@ -253,6 +253,12 @@ def test_a_truth_with_gaps_is_scored_for_seg_and_det_with_a_note(folders):
         (["--truth={0}"], 2, "result"),
         (["--truth={0}", "--result={1}", "--seg_slices=half"], 2, "seg_slices"),
         (["--truth={0}", "--result={1}", "--wrong=1"], 2, "wrong"),
+        (
+            ["--truth={0}/TRA/man_track.txt", "--result={1}", "--seg_slices=slice"],
+            2,
+            "--seg_slices goes with a folder",
+        ),
+        (["--workdir={0}", "--curve=c.html", "--json=c.json"], 2, "--curve scores nothing: leave --json out"),
         (["--truth={0}/none", "--result={1}"], 1, "01_GT/none is not a folder"),
         (["--truth={0}", "--result={1}/none"], 1, "01_RES/none is not a folder"),
         (["--truth={1}", "--result={1}"], 1, "01_RES has neither TRA/man_track*.tif nor SEG/man_seg*.tif"),
