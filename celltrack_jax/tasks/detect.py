@@ -6,7 +6,7 @@ crop, C channels.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -18,6 +18,7 @@ from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment, point_crops, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.representations import Target
 from celltrack_jax.representations.heatmap import Found, Heatmap
 from celltrack_jax.tasks import point_scores
 from celltrack_jax.tasks.frames import HEAD, FrameTask, labelled
@@ -55,6 +56,10 @@ class DetectTask(FrameTask):
             raise InputError(f"data.unit is {config.data.unit!r}: one of {UNITS}")
         if not 0 < config.data.fraction <= 1:
             raise InputError(f"data.fraction is {config.data.fraction}: a share of the frames, in (0, 1]")
+        if not 0 <= 2 * config.data.cut_px < min(self.crop):
+            raise InputError(
+                f"data.cut_px is {config.data.cut_px}: from 0 to less than half of data.crop, {self.crop}"
+            )
         _check_evaluation(config, self.representation)
         constants = dataclasses.asdict(self.representation)
         self.decoders = {
@@ -98,21 +103,33 @@ class DetectTask(FrameTask):
         step: jax.Array,
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
         """Augments image and points, makes targets, predicts and compares; all on the device."""
-
-        def prepare(one: dict[str, jax.Array], key: jax.Array) -> Any:
-            moved = augment.geometry(one["labels"].shape, key, size=self.crop, spec=self.augmentation)
-            image = augment.light(moved.image(one["image"]), key, spec=self.augmentation)
-            points, after = moved.points(jnp.stack([one["points"], one["points"] + one["steps"]]))
-            spacing = (
-                one["spacing"] if self.config.data.unit == "um" else one["spacing"] / jnp.min(one["spacing"])
-            )
-            known = moved.labels(one["labels"])
-            return image, self.representation.point_target(points, after - points, known, spacing)
-
-        image, target = jax.vmap(prepare)({key: batch[key] for key in batch if key != "sample"}, keys)
+        image, target = jax.vmap(self.prepared)({key: batch[key] for key in batch if key != "sample"}, keys)
         outputs, stats = self._outputs(apply, image, keys)
         value, metrics = self.representation.loss(outputs[HEAD], target, step)
         return value, stats, metrics
+
+    def prepared(self, one: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Target]:
+        """Augments one sample and makes its target.
+
+        Args:
+          one: of `batch_spec`, without the axis of samples.
+          key: random.
+
+        Returns:
+          image (*S, C) float32, and the representation's target.
+        """
+        data = self.config.data
+        rim = tuple(int(data.cut_px > 0 < margin) for margin in data.margin)
+        size = tuple(length + 2 * extra for length, extra in zip(self.crop, rim, strict=True))
+        inner = tuple(slice(extra, extra + length) for extra, length in zip(rim, self.crop, strict=True))
+        moved = augment.geometry(one["labels"].shape, key, size=size, spec=self.augmentation)
+        image = augment.light(moved.image(one["image"])[inner], key, spec=self.augmentation)
+        points, after = moved.points(jnp.stack([one["points"], one["points"] + one["steps"]])) - jnp.array(
+            rim
+        )
+        spacing = one["spacing"] if data.unit == "um" else one["spacing"] / jnp.min(one["spacing"])
+        known = without_cut_cells(moved.labels(one["labels"]), rim, data.cut_px)
+        return image, self.representation.point_target(points, after - points, known, spacing)
 
     def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
         """Returns voxel sizes (D,) in the unit of the representation's lengths: `data.unit`, pixels being the smallest.
@@ -280,6 +297,33 @@ class DetectTask(FrameTask):
 
     def _annotated(self, sequence: store.StoredSequence) -> list[int]:
         return np.flatnonzero(sequence.pointed).tolist()
+
+
+def without_cut_cells(known: jax.Array, rim: Sequence[int], width: int) -> jax.Array:
+    """Makes a band along a crop's edges unknown, but where the edge is the frame's.
+
+    The middle of a box that the frame cuts is the middle of what is seen of the cell; that of a cell that the crop alone
+    cuts is not. A network that learns both answers neither where a frame ends.
+
+    Args:
+      known: (*S + 2 rim) int32, the crop with a rim of one voxel, -1 where that lies outside of the frame.
+      rim: (D,) voxels around the crop, 0 or 1; axes without are left alone.
+      width: voxels of the band.
+
+    Returns:
+      (*S) int32.
+    """
+    inner = tuple(slice(extra, length - extra) for length, extra in zip(known.shape, rim, strict=True))
+    crop = known[inner]
+    cut = jnp.zeros(crop.shape, bool)
+    for axis, extra in enumerate(rim):
+        if not extra:
+            continue
+        place = jax.lax.broadcasted_iota(jnp.int32, crop.shape, axis)
+        for edge, near in ((0, place < width), (known.shape[axis] - 1, place >= crop.shape[axis] - width)):
+            beyond = known[(*inner[:axis], slice(edge, edge + 1), *inner[axis + 1 :])]
+            cut |= near & (beyond >= 0)
+    return jnp.where(cut, augment.UNKNOWN, crop)
 
 
 def _check_evaluation(config: Config, representation: Heatmap) -> None:

@@ -100,6 +100,8 @@ def _base() -> ConfigDict:
             "margin": (32, 32),
             "batch_size": 8,
             "foreground_probability": 0.9,
+            # Pixels along the edges of a crop in which cells are unknown, but where the edge is the frame's.
+            "cut_px": 12,
             # Cells of a crop, at most.
             "max_cells": 64,
             # What lengths count in: "px", or "um" where movies of several magnifications meet.
@@ -260,7 +262,7 @@ def _original(config: Any) -> None:
             config.augment[name] = 0.0
     config.augment.affine_probability, config.augment.rotation_deg = 1.0, 180.0
     config.augment.zoom = config.augment.shear = 0.0
-    config.data.foreground_probability, config.data.batch_size = 0.0, 16
+    config.data.foreground_probability, config.data.batch_size, config.data.cut_px = 0.0, 16, 0
     config.model.stem = (1, 1)
     config.model.widths = (32, 64, 128, 256, 512)
     config.model.kernels, config.model.pools = ((3, 3),) * levels, ((2, 2),) * (levels - 1)

@@ -10,6 +10,7 @@ import pytest
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.tasks import detect
 from configs.hela import centroids
 from tests.data import point_movies
 
@@ -177,6 +178,46 @@ def test_batches_have_the_promised_shapes(task):
     }
 
 
+@pytest.mark.parametrize("rim", [(1, 1), (0, 1), (0, 0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_cells_are_unknown_along_edges_that_cut_them(rim, seed):
+    shape = np.array((11, 9)) + 2 * np.array(rim)
+    known = np.random.default_rng(seed).choice([-1, 0], size=shape, p=[0.3, 0.7]).astype(np.int32)
+    expected = np.empty((11, 9), np.int32)
+    for y, x in np.ndindex(11, 9):
+        beyond = [known[end, x + rim[1]] for near, end in ((y < 3, 0), (y >= 8, -1)) if near and rim[0]]
+        beyond += [known[y + rim[0], end] for near, end in ((x < 3, 0), (x >= 6, -1)) if near and rim[1]]
+        expected[y, x] = -1 if 0 in beyond else known[y + rim[0], x + rim[1]]
+    np.testing.assert_array_equal(detect.without_cut_cells(jnp.asarray(known), rim, 3), expected)
+
+
+def test_at_the_frames_own_edge_cells_are_learned(folder):
+    """A crop in the frame's upper left corner, as it is: its other two edges cut cells."""
+    settings = centroids.get_config("tiny").augment.to_dict()
+    calm = {f"augment.{name}": 0.0 for name in settings if name.endswith("_probability")}
+    task = task_of(folder, **calm)
+    read, margin = task.batch_spec()["labels"].shape[1:], task.config.data.margin[0]
+    labels = np.full(read, -1, np.int32)
+    labels[margin:, margin:] = 0
+    points = np.full((32, 2), np.nan, np.float32)
+    points[0] = margin + 20, margin + 30
+    image = np.random.default_rng(0).random((*read, 1)).astype(np.float32)
+    sample = {
+        "image": image,
+        "labels": labels,
+        "points": points,
+        "steps": points,
+        "spacing": np.ones(2, np.float32),
+    }
+    made, target = task.prepared(sample, jax.random.key(0))
+    size = task.crop[0]
+    np.testing.assert_array_equal(made, image[margin : margin + size, margin : margin + size])
+    assert np.unravel_index(np.argmax(target.value[..., 0]), task.crop) == (20, 30)
+    known = np.zeros(task.crop)
+    known[:-12, :-12] = 1
+    np.testing.assert_array_equal(target.weight[..., 0] > 0, known)
+
+
 @pytest.mark.slow
 def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
     model = FunctionalModel(task.model)
@@ -204,6 +245,7 @@ def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
     [
         ({"representation.axes": 3}, r'"heatmap" with axes=2'),
         ({"data.unit": "ell"}, r"data.unit is 'ell': one of"),
+        ({"data.cut_px": 32}, r"data.cut_px is 32: from 0 to less than half of data.crop"),
         ({"data.fraction": 0.0}, r"data.fraction is 0.0: .* in \(0, 1\]"),
         ({"evaluation.radius": 4.0}, r"evaluation.radius 4.0 is none of .*add it there"),
         ({"evaluation.linkers": ("hungarian", "magic")}, r"evaluation.linkers \['magic'\]: take them of"),
