@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 
 @functools.lru_cache(maxsize=16)
@@ -39,8 +40,14 @@ def resize(image: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 def resize_on_host(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(C, Y, X) float32 to (C, y, x), as `resize`."""
-    rows, columns = (area_weights(n, m) for n, m in zip(image.shape[1:], size, strict=True))
-    return rows @ image @ columns.T
+    rows, columns = (_sparse_weights(n, m) for n, m in zip(image.shape[1:], size, strict=True))
+    return np.stack([(columns @ (rows @ channel).T).T for channel in image])
+
+
+@functools.lru_cache(maxsize=16)
+def _sparse_weights(size: int, made: int) -> sparse.csr_array:
+    # A tenth of the time of the dense product, and none of its threads, which would take the step's cores.
+    return sparse.csr_array(area_weights(size, made))
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
