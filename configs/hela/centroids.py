@@ -244,7 +244,9 @@ def _base() -> ConfigDict:
     config.tracking = ConfigDict(
         {
             "max_distance": 1.2,
-            "division_distance": 1.3,
+            # Points have no size, which would tell daughters from neighbours: only what lies very near has divided. On
+            # training bursts with 1.5 % of the points lost: LNK .986, with 1.3 as for outlined cells .972.
+            "division_distance": 0.6,
             "min_sibling_ratio": 0.3,
             "max_daughter_ratio": 1.3,
             "max_gap": 1,

@@ -24,5 +24,7 @@ def get_config(arg: str = "bursts") -> ConfigDict:
     # Discs of one size do not tell how large a cell is: as far apart as neighbours that touch.
     config.features = ConfigDict({"nodes": "points", "edges": "points", "diameter_um": 22.0})
     if arg == "bursts":
+        # Windows of ten frames with 100 and with 200 cells each.
+        config.data.buckets = ((1024, 11264), (2048, 22528))
         config.train.steps, config.train.evaluate_every, config.train.save_every = 300, 100, 100
     return config
