@@ -164,10 +164,12 @@ def _base() -> ConfigDict:
             "bce_weight": 1.0,
             "dice_weight": 1.0,
             "foreground_threshold": 0.5,
+            # Read from training frames of the synthetic bright field, closing by 0 to 5 pixels and dropping cells up
+            # to 16, 64 or 150 changes SEG by less than .02; the watershed, best with these, adds .03.
             "closing_radius": 2.0,
             "split": "components",
-            "smoothing": 2.0,
-            "prominence": 1.0,
+            "smoothing": 3.0,
+            "prominence": 0.5,
             "min_size": 64,
         }
     )
