@@ -63,20 +63,35 @@ def main(_: Sequence[str]) -> int:
         raise flags.ValidationError("--curve goes with --workdir and one of its checkpoints")
     if CURVE.value and json_file.wanted():
         raise flags.ValidationError("--curve scores nothing: leave --json out")
+    _refuse_unheard()
     if WORKDIR.value:
         return score_run(Path(WORKDIR.value), str(CHECKPOINTS.value))
     if not (TRUTH.value and RESULT.value):
         raise flags.ValidationError("--truth and --result go together")
     truth, result = str(TRUTH.value), str(RESULT.value)
     if Path(truth).is_file():
-        if SEG_SLICES.present:
-            raise flags.ValidationError("--seg_slices goes with a folder as --truth")
+        _refuse((SEG_SLICES,), "a folder as --truth")
         return score_boxes(Path(truth), Path(result))
-    if any(flag.present for flag in (RADII, RADIUS)):
-        raise flags.ValidationError("--radii and --radius go with a table of boxes as --truth")
+    _refuse((RADII, RADIUS), "a table of boxes as --truth")
     return report(
         score_result(Path(truth), Path(result), str(SEG_SLICES.value)), Path(truth), Path(result), MEASURES
     )
+
+
+def _refuse_unheard() -> None:
+    """Refuses flags of the other thing to score, which would be ignored."""
+    if WORKDIR.value:
+        _refuse((RADII, RADIUS, SEG_SLICES), "--truth")
+    else:
+        _refuse((CHECKPOINTS, AGAIN, JOBS), "--workdir")
+    if CHECKPOINTS.value != "all":
+        _refuse((AGAIN, JOBS), "--checkpoints=all")
+
+
+def _refuse(unheard: Sequence[flags.FlagHolder], home: str) -> None:
+    given = [f"--{flag.name}" for flag in unheard if flag.present]
+    if given:
+        raise flags.ValidationError(f"{' and '.join(given)}: only with {home}")
 
 
 def report(scores: Scores, truth: Path, result: Path, names: Sequence[str]) -> int:

@@ -46,7 +46,7 @@ def resize_on_host(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _sparse_weights(size: int, made: int) -> sparse.csr_array:
-    # A tenth of the time of the dense product, and none of its threads, which would take the step's cores.
+    # 1 ms instead of 50 for 690x628 -> 160x160 beside a training: the dense product's threads wait for the step's.
     return sparse.csr_array(area_weights(size, made))
 
 

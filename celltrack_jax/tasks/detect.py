@@ -6,7 +6,7 @@ crop, C channels.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celltrack_jax.config import Config, from_mapping
-from celltrack_jax.data import augment, point_crops, store
+from celltrack_jax.data import augment, edges, point_crops, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import Target
@@ -56,9 +56,15 @@ class DetectTask(FrameTask):
             raise InputError(f"data.unit is {config.data.unit!r}: one of {UNITS}")
         if not 0 < config.data.fraction <= 1:
             raise InputError(f"data.fraction is {config.data.fraction}: a share of the frames, in (0, 1]")
-        if not 0 <= 2 * config.data.cut_px < min(self.crop):
+        cut_px, margin = config.data.cut_px, tuple(config.data.margin)
+        if not 0 <= 2 * cut_px < min(self.crop[-2:]):
             raise InputError(
-                f"data.cut_px is {config.data.cut_px}: from 0 to less than half of data.crop, {self.crop}"
+                f"data.cut_px is {cut_px}: set it to a cell's radius, less than half of data.crop {self.crop}, or to 0"
+            )
+        if cut_px and min(margin[-2:]) < 1:
+            raise InputError(
+                f"data.cut_px {cut_px} asks what lies beyond a crop, but data.margin {margin} reads none of it: set "
+                "that to 1 or more, or data.cut_px to 0"
             )
         _check_evaluation(config, self.representation)
         constants = dataclasses.asdict(self.representation)
@@ -118,18 +124,20 @@ class DetectTask(FrameTask):
         Returns:
           image (*S, C) float32, and the representation's target.
         """
-        data = self.config.data
-        rim = tuple(int(data.cut_px > 0 < margin) for margin in data.margin)
+        cut_px = self.config.data.cut_px
+        rim = (*(0,) * (self.ndim - 2), 1, 1) if cut_px else (0,) * self.ndim
         size = tuple(length + 2 * extra for length, extra in zip(self.crop, rim, strict=True))
-        inner = tuple(slice(extra, extra + length) for extra, length in zip(rim, self.crop, strict=True))
         moved = augment.geometry(one["labels"].shape, key, size=size, spec=self.augmentation)
-        image = augment.light(moved.image(one["image"])[inner], key, spec=self.augmentation)
-        points, after = moved.points(jnp.stack([one["points"], one["points"] + one["steps"]])) - jnp.array(
-            rim
-        )
-        spacing = one["spacing"] if data.unit == "um" else one["spacing"] / jnp.min(one["spacing"])
-        known = without_cut_cells(moved.labels(one["labels"]), rim, data.cut_px)
-        return image, self.representation.point_target(points, after - points, known, spacing)
+        image, known = moved.image(one["image"]), moved.labels(one["labels"])
+        if cut_px:
+            image, known = image[..., 1:-1, 1:-1, :], edges.without_cut_cells(known, cut_px)
+        image = augment.light(image, key, spec=self.augmentation)
+        points, after = moved.points(jnp.stack([one["points"], one["points"] + one["steps"]]))
+        first = jnp.array(rim, points.dtype)
+        spacing = one["spacing"]
+        if self.config.data.unit == "px":
+            spacing = spacing / jnp.min(spacing)
+        return image, self.representation.point_target(points - first, after - points, known, spacing)
 
     def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
         """Returns voxel sizes (D,) in the unit of the representation's lengths: `data.unit`, pixels being the smallest.
@@ -297,33 +305,6 @@ class DetectTask(FrameTask):
 
     def _annotated(self, sequence: store.StoredSequence) -> list[int]:
         return np.flatnonzero(sequence.pointed).tolist()
-
-
-def without_cut_cells(known: jax.Array, rim: Sequence[int], width: int) -> jax.Array:
-    """Makes a band along a crop's edges unknown, but where the edge is the frame's.
-
-    The middle of a box that the frame cuts is the middle of what is seen of the cell; that of a cell that the crop alone
-    cuts is not. A network that learns both answers neither where a frame ends.
-
-    Args:
-      known: (*S + 2 rim) int32, the crop with a rim of one voxel, -1 where that lies outside of the frame.
-      rim: (D,) voxels around the crop, 0 or 1; axes without are left alone.
-      width: voxels of the band.
-
-    Returns:
-      (*S) int32.
-    """
-    inner = tuple(slice(extra, length - extra) for length, extra in zip(known.shape, rim, strict=True))
-    crop = known[inner]
-    cut = jnp.zeros(crop.shape, bool)
-    for axis, extra in enumerate(rim):
-        if not extra:
-            continue
-        place = jax.lax.broadcasted_iota(jnp.int32, crop.shape, axis)
-        for edge, near in ((0, place < width), (known.shape[axis] - 1, place >= crop.shape[axis] - width)):
-            beyond = known[(*inner[:axis], slice(edge, edge + 1), *inner[axis + 1 :])]
-            cut |= near & (beyond >= 0)
-    return jnp.where(cut, augment.UNKNOWN, crop)
 
 
 def _check_evaluation(config: Config, representation: Heatmap) -> None:

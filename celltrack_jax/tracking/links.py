@@ -24,7 +24,7 @@ HUNGARIAN: Mapping[str, Any] = MappingProxyType(
         "max_gap": 1,
     }
 )
-"""What `hungarian` links with where no run says otherwise; experiments spell the same out in `config.tracking`.
+"""What `hungarian` links with where no run says otherwise; experiments spell theirs out in `config.tracking`.
 
 Chosen on Fluo-N2DH-SIM+ and GOWT1 and on iPSC-02, on their true masks, on these with 2 % of the cells missing, and
 on a real tracker's masks.

@@ -100,7 +100,8 @@ def _base() -> ConfigDict:
             "margin": (32, 32),
             "batch_size": 8,
             "foreground_probability": 0.9,
-            # Pixels along the edges of a crop in which cells are unknown, but where the edge is the frame's.
+            # Pixels along the edges of a crop in which cells are unknown, except where the edge is the frame's: about a
+            # cell's radius, for boxes tell the middle of what the frame shows of a cell. It needs a margin; 0: none.
             "cut_px": 12,
             # Cells of a crop, at most.
             "max_cells": 64,

@@ -7,11 +7,11 @@
     python -m launch.predict  --segmenter=runs/musc --images=musc/02 --output=02_RES
     python -m launch.sweep    --config=configs/musc/segment.py --workdir=runs/arms --config.data.store=stores/musc
 
-| argument | what | steps, time on two CPU cores | P, R at IoU .5 and .75 on Fluo-N2DH-SIM+/01, frames 55-64 |
+| argument | what | steps, time on 2 cores | SIM+/01, frames 55-64: P R at IoU .5, .75 |
 |---|---|---|---|
 | unet256 | experiment 1: U-Net, whole frames at 256x256 | 2,000; for a GPU | small: .93 .84, .76 .69 |
 | lstm160full | experiment 2: ConvLSTM U-Net, whole frames at 160x160, clips of 5 | likewise | small: .90 .83, .76 .70 |
-| lstm_crop | experiment 3: ConvLSTM U-Net, 160x160 crops at full resolution, disjoint patches | likewise | small: .50 .52, .44 .46 |
+| lstm_crop | experiment 3: ConvLSTM U-Net, 160x160 crops, disjoint patches | likewise | small: .50 .52, .44 .46 |
 | unet_crop | the control that was missing: U-Net on these crops | likewise | small: .96 .91, .71 .68 |
 | cls3 | `lstm_crop` with background, cell and border, read over whole frames with context | likewise | not trained |
 | ws | `unet_crop` read by a watershed of the distance to the background | likewise | not trained |
@@ -19,7 +19,8 @@
 | <any>_small | the same with a quarter of the width and fewer levels | 300; 5 to 12 min, busy | as above |
 | tiny | what the tests train | 20; seconds | |
 
-A step of `lstm_crop` at full width is 2.0 TFLOP and takes 5 GB; of `lstm_crop_small`, which 2 cores do in 1 to 2 s, 20 GFLOP and 0.2 GiB.
+A step of `lstm_crop` is 2.0 TFLOP and takes 5 GB; of `lstm_crop_small`, 1 to 2 s on 2 cores, 20 GFLOP and 0.2 GiB.
+The other data set, and what the table says: docs/results.md.
 """
 
 from typing import Any
@@ -166,10 +167,11 @@ def _base() -> ConfigDict:
             "bce_weight": 1.0,
             "dice_weight": 1.0,
             "foreground_threshold": 0.5,
-            # Read from training frames of the synthetic bright field, closing by 0 to 5 pixels and dropping cells up
-            # to 16, 64 or 150 changes SEG by less than .02; the watershed, best with these, adds .03.
+            # On training frames of the synthetic bright field closing by 0 to 5 pixels and dropping cells of up to 16,
+            # 64 or 150 changes SEG by less than .02 (`unet_crop_small`).
             "closing_radius": 2.0,
             "split": "components",
+            # Of "distance", which is best with these and adds .03 there.
             "smoothing": 3.0,
             "prominence": 0.5,
             "min_size": 64,

@@ -424,7 +424,3 @@ def test_the_first_of_several_channels_is_lit_as_an_image_of_one():
     for key in jax.random.split(jax.random.key(0), 4):
         every, first = (augment.light(jnp.asarray(part), key, spec=spec) for part in (image, image[..., :1]))
         np.testing.assert_allclose(every[..., 0], first[..., 0], rtol=1e-5, atol=1e-6)
-        assert (
-            np.abs(np.asarray(every - augment.light(jnp.asarray(image), jax.random.key(9), spec=spec))).max()
-            > 0.01
-        )

@@ -256,8 +256,16 @@ def test_a_truth_with_gaps_is_scored_for_seg_and_det_with_a_note(folders):
         (
             ["--truth={0}/TRA/man_track.txt", "--result={1}", "--seg_slices=slice"],
             2,
-            "--seg_slices goes with a folder",
+            "--seg_slices: only with a folder as --truth",
         ),
+        (["--truth={0}", "--result={1}", "--radii=3"], 2, "--radii: only with a table of boxes as --truth"),
+        (
+            ["--truth={0}", "--result={1}", "--again", "--jobs=2"],
+            2,
+            "--again and --jobs: only with --workdir",
+        ),
+        (["--workdir={0}", "--radius=3"], 2, "--radius: only with --truth"),
+        (["--workdir={0}", "--jobs=2"], 2, "--jobs: only with --checkpoints=all"),
         (["--workdir={0}", "--curve=c.html", "--json=c.json"], 2, "--curve scores nothing: leave --json out"),
         (["--truth={0}/none", "--result={1}"], 1, "01_GT/none is not a folder"),
         (["--truth={0}", "--result={1}/none"], 1, "01_RES/none is not a folder"),

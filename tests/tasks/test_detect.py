@@ -10,7 +10,6 @@ import pytest
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tasks import detect
 from configs.hela import centroids
 from tests.data import point_movies
 
@@ -178,19 +177,6 @@ def test_batches_have_the_promised_shapes(task):
     }
 
 
-@pytest.mark.parametrize("rim", [(1, 1), (0, 1), (0, 0)])
-@pytest.mark.parametrize("seed", range(3))
-def test_cells_are_unknown_along_edges_that_cut_them(rim, seed):
-    shape = np.array((11, 9)) + 2 * np.array(rim)
-    known = np.random.default_rng(seed).choice([-1, 0], size=shape, p=[0.3, 0.7]).astype(np.int32)
-    expected = np.empty((11, 9), np.int32)
-    for y, x in np.ndindex(11, 9):
-        beyond = [known[end, x + rim[1]] for near, end in ((y < 3, 0), (y >= 8, -1)) if near and rim[0]]
-        beyond += [known[y + rim[0], end] for near, end in ((x < 3, 0), (x >= 6, -1)) if near and rim[1]]
-        expected[y, x] = -1 if 0 in beyond else known[y + rim[0], x + rim[1]]
-    np.testing.assert_array_equal(detect.without_cut_cells(jnp.asarray(known), rim, 3), expected)
-
-
 def test_at_the_frames_own_edge_cells_are_learned(folder):
     """A crop in the frame's upper left corner, as it is: its other two edges cut cells."""
     settings = centroids.get_config("tiny").augment.to_dict()
@@ -216,6 +202,34 @@ def test_at_the_frames_own_edge_cells_are_learned(folder):
     known = np.zeros(task.crop)
     known[:-12, :-12] = 1
     np.testing.assert_array_equal(target.weight[..., 0] > 0, known)
+
+
+def test_points_and_pixels_move_together(folder):
+    """Whatever turns a crop, its brightest pixel stays where the target's heat is."""
+    settings = centroids.get_config("tiny").augment.to_dict()
+    kinds = {f"augment.{name}": 0.0 for name in settings if name.endswith("_probability")}
+    task = task_of(
+        folder, **kinds | {f"augment.{kind}_probability": 1.0 for kind in ("flip", "rot90", "affine")}
+    )
+    read = task.batch_spec()["labels"].shape[1:]
+    place = np.array([60, 52])
+    away = (np.indices(read).transpose(1, 2, 0) - place).astype(np.float32)
+    points = np.full((32, 2), np.nan, np.float32)
+    points[0] = place
+    sample = {
+        "image": np.exp(-(away**2).sum(-1, keepdims=True) / 8),
+        "labels": np.zeros(read, np.int32),
+        "points": points,
+        "steps": points,
+        "spacing": np.ones(2, np.float32),
+    }
+    makes = jax.jit(task.prepared)
+    for key in jax.random.split(jax.random.key(0), 8):
+        made, target = makes(sample, key)
+        brightest, hottest = (
+            np.array(np.unravel_index(np.argmax(x[..., 0]), task.crop)) for x in (made, target.value)
+        )
+        assert np.abs(brightest - hottest).max() <= 1
 
 
 @pytest.mark.slow
@@ -245,7 +259,8 @@ def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
     [
         ({"representation.axes": 3}, r'"heatmap" with axes=2'),
         ({"data.unit": "ell"}, r"data.unit is 'ell': one of"),
-        ({"data.cut_px": 32}, r"data.cut_px is 32: from 0 to less than half of data.crop"),
+        ({"data.cut_px": 32}, r"data.cut_px is 32: .* less than half of data.crop \(64, 64\), or to 0"),
+        ({"data.margin": (0, 24)}, r"data.cut_px 12 asks what lies beyond a crop, .*set that to 1 or more"),
         ({"data.fraction": 0.0}, r"data.fraction is 0.0: .* in \(0, 1\]"),
         ({"evaluation.radius": 4.0}, r"evaluation.radius 4.0 is none of .*add it there"),
         ({"evaluation.linkers": ("hungarian", "magic")}, r"evaluation.linkers \['magic'\]: take them of"),

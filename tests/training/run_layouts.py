@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+from tests.devices import on_devices
+
+os.environ.update(on_devices(8))
 
 import jax
 import numpy as np

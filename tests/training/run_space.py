@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from tests.devices import on_devices
+
+os.environ.update(on_devices(8))
 
 import jax
 import jax.numpy as jnp

@@ -18,10 +18,11 @@ workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
 options = dict(argument.split("=", 1) for argument in sys.argv[3:])
 devices = [int(number) for number in options.get("devices", "1").split(",")]
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={max(devices)}"
-)
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+from tests.devices import on_devices
+
+os.environ.update(on_devices(max(devices)))
 
 import jax
 
