@@ -28,6 +28,7 @@ $(VENV)/installed: requirements.lock
 	  || { echo "error: $(PYTHON) is older than 3.11.1: install a newer one, or call make PYTHON=python3.12"; exit 2; }
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(MAKE) --no-print-directory install-venv
+	@echo "installing what requirements.lock lists into $(VENV): 2 GB, a minute or more"
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 

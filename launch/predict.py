@@ -16,6 +16,7 @@ blocks of frames: what is said here of a frame holds for a block then.
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -131,6 +132,8 @@ def _predict(movie: movies.Movie, output: Path) -> int:
     if lineage is not None:
         masks.remove()
         print(linking.summary(output, len(movie.frames), lineage))
+        if not len(lineage.label):
+            print("note: no cell was found: was the network trained on images like these?", file=sys.stderr)
     return 0
 
 

@@ -5,9 +5,9 @@
     python -m launch.simulate --kind=bright_field --output=<folder> --frames=1376 --shape=1036,1070
 
 `nuclei` is a CTC data set (01, 01_GT, ...) with masks; `bursts` are <folder>/train and <folder>/test with boxes alone,
-where a third of the sequences is the test split; `bright_field` is a CTC data set of muscle stem cells, by default a
-quarter of the size of BF-C2DL-MuSC's frames, which has gold outlines in few frames and silver ones in all. All are read
-by launch.prepare.
+where a third of the sequences, or one of two, is the test split; `bright_field` is a CTC data set of muscle stem cells,
+by default a quarter of the size of BF-C2DL-MuSC's frames, which has gold outlines in few frames and silver ones in all.
+All are read by launch.prepare.
 """
 
 import time
@@ -43,7 +43,7 @@ def _nuclei(folder: Path, sequences: int, frames: int, seed: int) -> None:
 
 
 def _bursts(folder: Path, sequences: int, frames: int, seed: int) -> None:
-    test = sequences // 3
+    test = max(sequences // 3, int(sequences > 1))
     bursts.write_bursts(folder, train=sequences - test, test=test, frames=frames, seed=seed)
 
 

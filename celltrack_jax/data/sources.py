@@ -73,7 +73,9 @@ def open_sources(
         raise InputError(f"{dataset} is not a folder: give the data set's folder as --source")
     known, open_one = LAYOUTS[layout](dataset, allow_gaps)
     if not known:
-        raise InputError(f"{dataset} holds no images in the layout {layout!r}: check --source and --format")
+        fitting = [other for other in LAYOUTS if other != layout and _holds(dataset, other)]
+        cure = f"give --format={fitting[0]}" if fitting else "check --source and --format"
+        raise InputError(f"{dataset} holds no images in the layout {layout!r}: {cure}")
     for name in names or ():
         if name not in known:
             shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
@@ -231,6 +233,13 @@ def unbranched(label: np.ndarray, frame: np.ndarray) -> Lineage:
     np.minimum.at(begin, place, frame)
     np.maximum.at(end, place, frame)
     return Lineage(names, begin, end, np.zeros_like(names))
+
+
+def _holds(dataset: Path, layout: str) -> bool:
+    try:
+        return bool(LAYOUTS[layout](dataset, True)[0])
+    except InputError:
+        return False
 
 
 LAYOUTS = {"ctc": _ctc, "dsb": _dsb, "bursts": _bursts}

@@ -8,20 +8,23 @@
     python -m launch.evaluate --workdir=runs/hela --checkpoints=all       # AOGM, F1, ... over the steps
     python -m launch.sweep    --config=configs/hela/centroids.py:small --workdir=runs/sigma --seeds=0,1,2 ...
 
-| argument | what | steps, time on two CPU cores | measured |
+| argument | what | steps, time on two CPU cores | F1 within 5 px of synthetic bursts |
 |---|---|---|---|
-| unet_mse_s2 | the original: torch-em's U-Net, MSE, sigma 2, 20-pixel filter and 30-pixel peaks | | |
-| l1 | the same with its L1 loss | | |
+| unet_mse_s2 | the original: torch-em's U-Net, MSE, sigma 2, its filter and peaks | 4,000; for a GPU | @ORIG@ |
+| l1 | the same with its L1 loss | likewise | not trained |
 | decode_orig | another name of `unet_mse_s2`, which is read as the original | | |
-| decode_log | `unet_mse_s2` read by blobs, as the later version | | |
-| eval_curve | `unet_mse_s2` that keeps every checkpoint | | |
-| modern | focal loss, offsets between pixels, local maxima | 800 of 1,000; 13 min, busy | F1 .957 within 5 px |
-| direction | `modern`, and each cell's step to the next frame | | |
-| frac | `modern` on a tenth of the frames | | |
-| vit | `modern` with a vision transformer as encoder (UNETR) | | |
-| partial | CTC data, prepared with --allow_gaps where frames lack | 300; 9 min on GOWT1 | F1 .956 inside markers |
-| small | a network for the sweep of sigma, loss and decoder | 300; 1.5 min | F1 .955 within 5 px |
-| tiny | what the tests train | 20; seconds | |
+| decode_log | `unet_mse_s2` read by blobs, as the later version | likewise | |
+| eval_curve | `unet_mse_s2` that keeps every checkpoint | likewise | |
+| modern | focal loss, offsets between pixels, local maxima | 1,000; 9 min, busy | .980; DET .986 TRA .983 |
+| direction | `modern`, and each cell's step to the next frame | 1,000; 13 min, busy | .979 |
+| frac | `modern` on a tenth of the frames | 500 of 1,000; 8 min, busy | .967 |
+| vit | `modern` with a vision transformer as encoder (UNETR) | for a GPU: 3.5 s a step | not trained |
+| partial | CTC data, prepared with --allow_gaps where frames lack | 300 of 600; 8 min | .950 inside GOWT1's markers |
+| small | a network for the sweep of sigma, loss and decoder | 300; 2 min, busy | .95 |
+| tiny | what the tests train | 20; seconds, and a minute to compile | |
+
+Bursts as of `launch.simulate --sequences=9 --frames=30 --seed=1`; GOWT1 with sigma 6 and peaks 15 px apart.
+More: docs/results.md.
 """
 
 from typing import Any
@@ -177,7 +180,7 @@ def _base() -> ConfigDict:
             "offset_weight": 0.1,
             "step_weight": 0.0,
             "decoder": "maxima",
-            # Where F1 was best on training frames: .12 after 800 steps.
+            # Where F1 was best on training frames.
             "threshold": 0.15,
             # 0.3 of the median distance to the nearest neighbour in the synthetic bursts.
             "min_distance": 7.0,

@@ -6,7 +6,7 @@
 
 | argument | data | steps | LNK of links in held-out frames: as annotated, with 5 % faults |
 |---|---|---|---|
-| bursts | boxes or points with ids; cells are drawn as discs of one size, as detected points are | 300 | |
+| bursts | boxes or points with ids, drawn as discs of one size | 300; 6 min, busy | .999, .996 |
 | tiny | what the tests train | 20 | |
 """
 

@@ -180,6 +180,11 @@ def test_the_folder_of_the_splits_is_not_one_of_them(folder, tmp_path):
         opened(tmp_path / "empty")
 
 
+def test_a_folder_of_another_layout_says_which(folder):
+    with pytest.raises(InputError, match=r"holds no images in the layout 'ctc': give --format=bursts"):
+        sources.open_sources(folder, "ctc", None)
+
+
 def test_boxes_outside_of_the_frame_are_noted_on_the_terminal(folder, tmp_path):
     boxes = folder / NAME / "gt" / "gt.txt"
     boxes.write_text(boxes.read_text() + "2,3,29,2,5,6\n4,5,-20,2,5,6\n")
