@@ -10,7 +10,7 @@
 
 | argument | what | steps, time on two CPU cores | F1 within 5 px of synthetic bursts |
 |---|---|---|---|
-| unet_mse_s2 | the original: torch-em's U-Net, MSE, sigma 2, its filter and peaks | 4,000; for a GPU | @ORIG@ |
+| unet_mse_s2 | the original: torch-em's U-Net, MSE, sigma 2, its filter and peaks | 4,000; for a GPU | after 150: .02 |
 | l1 | the same with its L1 loss | likewise | not trained |
 | decode_orig | another name of `unet_mse_s2`, which is read as the original | | |
 | decode_log | `unet_mse_s2` read by blobs, as the later version | likewise | |
