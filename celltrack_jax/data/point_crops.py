@@ -68,10 +68,9 @@ def crops(
 def steps(sequence: StoredSequence) -> np.ndarray:
     """Returns (P, 3) float64, voxels from each point to the same label's in the next frame, NaN where there is none."""
     t, label = sequence.points[:, 0].astype(np.int64), sequence.points[:, 4].astype(np.int64)
-    next_t = t + 1
     neighbours = np.flatnonzero(np.diff(sequence.frames) == 1)
     names = {key: row for row, key in enumerate(zip(t.tolist(), label.tolist(), strict=True))}
-    following = [names.get(key, -1) for key in zip(next_t.tolist(), label.tolist(), strict=True)]
+    following = [names.get(key, -1) for key in zip((t + 1).tolist(), label.tolist(), strict=True)]
     row = np.where(np.isin(t, neighbours), following, -1).astype(np.int64)
     found = np.full((len(t), 3), np.nan)
     found[row >= 0] = sequence.points[row[row >= 0], 1:4] - sequence.points[row >= 0, 1:4]
