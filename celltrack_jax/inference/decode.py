@@ -6,24 +6,22 @@ Shapes: *S a frame's spatial axes, D of them, C channels.
 import numpy as np
 
 from celltrack_jax.inference.points import Points
-from celltrack_jax.ops.balls import draw_balls
-from celltrack_jax.representations import Representation
-from celltrack_jax.representations.heatmap import Heatmap
+from celltrack_jax.representations import PointRepresentation, Representation
 
 
 def gives_points(representation: Representation) -> bool:
     """Returns whether cells are read as points."""
-    return isinstance(representation, Heatmap)
+    return isinstance(representation, PointRepresentation)
 
 
 def gives_steps(representation: Representation) -> bool:
     """Returns whether points have a step to the next frame."""
-    return isinstance(representation, Heatmap) and representation.step_weight > 0
+    return isinstance(representation, PointRepresentation) and representation.learns_steps
 
 
 def gives_vectors(representation: Representation) -> bool:
-    """Returns whether channels are components of vectors, which would have to be turned with the image."""
-    return isinstance(representation, Heatmap) and representation.channels > 1
+    """Returns whether channels have directions, which would have to be turned with the image."""
+    return isinstance(representation, PointRepresentation) and representation.directed
 
 
 def read(
@@ -39,9 +37,8 @@ def read(
     Returns:
       (*S) int32 labels, and the points that they stand for, where the representation finds points.
     """
-    if not isinstance(representation, Heatmap):
+    if not isinstance(representation, PointRepresentation):
         return representation.decode(prediction, lengths), None
-    found = representation.points(prediction, lengths)
-    labels = draw_balls(found.position, prediction.shape[:-1], lengths, representation.marker_radius)
+    labels, found = representation.read(prediction, lengths)
     step = None if found.step is None else (found.step / lengths).astype(np.float32)
     return labels, Points(found.position, found.heat, step)

@@ -5,10 +5,11 @@ chosen by name in a config, and the file of that name in this folder holds it.
 
 Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), C channels of the representation. All lengths of a
 representation are in the unit of the spacing that it is given: tasks count in the smallest edge of a voxel (pixels in
-2D), so that lengths mean the same whether or not the microscope's spacing is known.
+2D), so that lengths mean the same whether or not the microscope's spacing is known, or in µm where a config says so.
+D number of axes of S, K points of a crop, N points of a frame.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -71,6 +72,70 @@ class Representation(Protocol):
 
     def perfect(self, target: Target) -> jax.Array:
         """The raw output of a network that predicts the target exactly: (*S, C) float32."""
+        ...
+
+
+class Found(NamedTuple):
+    """Points read from one frame, from the surest down."""
+
+    position: np.ndarray
+    """(N, D) float32, sub-pixel index."""
+    heat: np.ndarray
+    """(N,) float32, how sure the network is."""
+    step: np.ndarray | None
+    """(N, D) float32, to the cell's place in the next frame, in the unit of the spacing; None if it is not learned."""
+
+
+@runtime_checkable
+class PointRepresentation(Representation, Protocol):
+    """A representation that also learns from points and is read as points: what the task "detect" takes.
+
+    It is a frozen dataclass with the fields `axes` (D), `max_cells` (K) and `threshold`, the least heat of a point.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    axes: int
+    max_cells: int
+    threshold: float
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether reading depends on `threshold`, so that one can be chosen."""
+        ...
+
+    @property
+    def learns_steps(self) -> bool:
+        """Whether points come with their step to the next frame."""
+        ...
+
+    @property
+    def directed(self) -> bool:
+        """Whether channels have directions, so that what is predicted for a mirrored image is not the mirror image."""
+        ...
+
+    def point_target(
+        self, points: jax.Array, steps: jax.Array, known: jax.Array, spacing: jax.Array
+    ) -> Target:
+        """Makes the target of one sample's points; traced into the training step, vmapped by the caller.
+
+        Args:
+          points: (K, D) float32 index, also outside of the map; NaN for none.
+          steps: (K, D) float32 pixels to the place in the next frame, NaN where unknown.
+          known: (*S) int32, -1 where the truth is unknown.
+          spacing: (D,) float32.
+        """
+        ...
+
+    def read(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:
+        """Reads the raw output of one frame, as `decode` does; thread-safe.
+
+        Returns:
+          (*S) int32 labels, and the points: label k + 1 is that of point k, unless others cover it.
+        """
+        ...
+
+    def points(self, prediction: np.ndarray, spacing: np.ndarray) -> Found:
+        """Reads the points alone."""
         ...
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +22,11 @@ from celltrack_jax.ops.blobs import find_blobs
 from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.peaks import Peaks, find_peaks
 from celltrack_jax.ops.windowed_peaks import find_windowed_peaks
-from celltrack_jax.representations import Target, losses
+from celltrack_jax.representations import Found, Target, losses
 
 _PEAK = 0.9999
 """Heat from which a pixel is a centre for the focal loss; centres sit on pixels, so theirs is 1."""
 _LOSSES = ("mse", "l1", "weighted_mse", "focal")
-
-
-class Found(NamedTuple):
-    """Points read from one frame, from the highest heat down."""
-
-    position: np.ndarray
-    """(N, D) float32, sub-pixel index."""
-    heat: np.ndarray
-    """(N,) float32."""
-    step: np.ndarray | None
-    """(N, D) float32, to the cell's place in the next frame, in the unit of the spacing; None if it is not learned."""
 
 
 def build(**kwargs) -> "Heatmap":
@@ -108,6 +96,21 @@ class Heatmap:
     def channels(self) -> int:
         """The heat, and what is learned beside it."""
         return 1 + self.axes * len(self._beside())
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether the decoder has one."""
+        return self.decoder != "windowed"
+
+    @property
+    def learns_steps(self) -> bool:
+        """Whether points come with their step to the next frame."""
+        return self.step_weight > 0
+
+    @property
+    def directed(self) -> bool:
+        """Whether there are offsets or steps."""
+        return self.channels > 1
 
     def target(self, labels: jax.Array, spacing: jax.Array) -> Target:
         """The target of the cells' centroids, whose steps are unknown; unknown where labels are -1."""
@@ -208,10 +211,15 @@ class Heatmap:
         position, heat, step, valid = (None if part is None else np.asarray(part) for part in found)
         return Found(position[valid], heat[valid], None if step is None else step[valid])
 
-    def decode(self, prediction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    def read(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:
         """A ball for each point; where balls meet, each pixel goes to the nearest point."""
-        position, spacing = self.points(prediction, spacing).position, np.asarray(spacing)
-        return draw_balls(position, prediction.shape[:-1], spacing, self.marker_radius)
+        found = self.points(prediction, spacing)
+        labels = draw_balls(found.position, prediction.shape[:-1], np.asarray(spacing), self.marker_radius)
+        return labels, found
+
+    def decode(self, prediction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+        """The balls alone."""
+        return self.read(prediction, spacing)[0]
 
     def perfect(self, target: Target) -> jax.Array:
         """The heat, or its logit; offsets and steps."""

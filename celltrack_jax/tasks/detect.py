@@ -18,8 +18,7 @@ from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment, edges, point_crops, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.representations import Target
-from celltrack_jax.representations.heatmap import Found, Heatmap
+from celltrack_jax.representations import PointRepresentation, Target
 from celltrack_jax.tasks import point_scores
 from celltrack_jax.tasks.frames import HEAD, FrameTask, labelled
 from celltrack_jax.tasks.point_scores import LINKERS, PointFrame
@@ -38,7 +37,7 @@ def build(config: Config) -> "DetectTask":
 class DetectTask(FrameTask):
     """Learns where cells are from points; the Task protocol of `celltrack_jax.tasks`."""
 
-    representation: Heatmap
+    representation: PointRepresentation
 
     def __init__(self, config: Config):
         """Takes the experiment's config; opens no data.
@@ -47,10 +46,10 @@ class DetectTask(FrameTask):
           config: reads seed, data, augment, model, representation, evaluation, tracking.
         """
         super().__init__(config)
-        if not isinstance(self.representation, Heatmap) or self.representation.axes != self.ndim:
+        if not isinstance(self.representation, PointRepresentation) or self.representation.axes != self.ndim:
             raise InputError(
-                f'config.representation: the task "detect" needs the name "heatmap" with axes={self.ndim}, as many as '
-                "data.crop has"
+                f'config.representation: the task "detect" needs one that learns from points, as "heatmap" does, with '
+                f"axes={self.ndim}, as many as data.crop has"
             )
         if config.data.unit not in UNITS:
             raise InputError(f"data.unit is {config.data.unit!r}: one of {UNITS}")
@@ -67,9 +66,9 @@ class DetectTask(FrameTask):
                 "that to 1 or more, or data.cut_px to 0"
             )
         _check_evaluation(config, self.representation)
-        constants = dataclasses.asdict(self.representation)
-        self.decoders = {
-            name: from_mapping(Heatmap, constants | changes, f"evaluation.decoders.{name}")
+        kind, settings = type(self.representation), dataclasses.asdict(self.representation)
+        self.decoders: dict[str, PointRepresentation] = {
+            name: from_mapping(kind, settings | changes, f"evaluation.decoders.{name}")
             for name, changes in {OWN: {}, **config.evaluation.decoders.to_dict()}.items()
         }
 
@@ -184,7 +183,7 @@ class DetectTask(FrameTask):
         scores["score"] = scores.get(f"F1_{self.config.evaluation.radius:g}")
         return scores
 
-    def _calibrated(self, forward: Callable, stop: Callable[[], bool]) -> dict[str, Heatmap]:
+    def _calibrated(self, forward: Callable, stop: Callable[[], bool]) -> dict[str, PointRepresentation]:
         """Chooses the threshold of each decoder on some of the frames that were trained on."""
         evaluation = self.config.evaluation
         every = [(s, t) for s, frames in enumerate(self._taught()) for t in frames]
@@ -194,7 +193,7 @@ class DetectTask(FrameTask):
             for _, output in self._predictions(self._sequences[s], [t], forward, 1.0, stop):
                 predicted = output()
                 for name, each in self.decoders.items():
-                    for threshold in evaluation.thresholds if each.decoder != "windowed" else ():
+                    for threshold in evaluation.thresholds if each.has_threshold else ():
                         arm = dataclasses.replace(each, threshold=threshold)
                         frame = self._frame(self._sequences[s], t, predicted, arm)
                         found.setdefault((name, threshold), []).append(frame)
@@ -208,11 +207,11 @@ class DetectTask(FrameTask):
         }
 
     def _frame(
-        self, sequence: store.StoredSequence, t: int, output: np.ndarray, decoder: Heatmap
+        self, sequence: store.StoredSequence, t: int, output: np.ndarray, decoder: PointRepresentation
     ) -> PointFrame:
         spacing = np.asarray(sequence.spacing_um)[-self.ndim :]
         lengths = self.lengths(spacing)
-        found: Found = decoder.points(output, lengths)
+        found = decoder.points(output, lengths)
         row, position = self._points(sequence, t)
         return PointFrame(
             frame=int(sequence.frames[t]),
@@ -307,7 +306,7 @@ class DetectTask(FrameTask):
         return np.flatnonzero(sequence.pointed).tolist()
 
 
-def _check_evaluation(config: Config, representation: Heatmap) -> None:
+def _check_evaluation(config: Config, representation: PointRepresentation) -> None:
     """Raises InputError for what would be left out of the scores without a word."""
     evaluation = config.evaluation
     if evaluation.radius not in evaluation.radii:
@@ -318,7 +317,7 @@ def _check_evaluation(config: Config, representation: Heatmap) -> None:
     unknown = [name for name in evaluation.linkers if name not in LINKERS]
     if unknown:
         raise InputError(f"evaluation.linkers {unknown}: take them of {LINKERS}")
-    if "steps" in evaluation.linkers and not representation.step_weight:
+    if "steps" in evaluation.linkers and not representation.learns_steps:
         raise InputError(
             'evaluation.linkers "steps" follows steps that are not learned: set representation.step_weight, to 0.1 for '
             "instance, or leave that linker out"

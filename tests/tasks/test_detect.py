@@ -257,7 +257,7 @@ def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"representation.axes": 3}, r'"heatmap" with axes=2'),
+        ({"representation.axes": 3}, r'as "heatmap" does, with axes=2'),
         ({"data.unit": "ell"}, r"data.unit is 'ell': one of"),
         ({"data.cut_px": 32}, r"data.cut_px is 32: .* less than half of data.crop \(64, 64\), or to 0"),
         ({"data.margin": (0, 24)}, r"data.cut_px 12 asks what lies beyond a crop, .*set that to 1 or more"),
@@ -288,7 +288,7 @@ def test_another_representation_is_refused(folder):
     config = config_of(folder)
     other = segment.get_config("tiny").representation.to_dict()
     config.representation = other | {"max_cells": config.data.max_cells}
-    with pytest.raises(InputError, match=r'needs the name "heatmap" with axes=2'):
+    with pytest.raises(InputError, match='one that learns from points, as "heatmap" does, with axes=2'):
         tasks.build(config)
 
 
