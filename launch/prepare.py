@@ -1,11 +1,12 @@
 """Turns a data set into a store, which training reads: OME-Zarr images and labels, GEFF tracks.
 
-    python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb|bursts] [--spacing=z,y,x]
-        [--allow_gaps]
+    python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb|bursts|kinetochores]
+        [--spacing=z,y,x] [--crop=z:z,y:y,x:x] [--allow_gaps]
 
 The same command finishes a store that was interrupted.
 """
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ _FORMAT = flags.DEFINE_enum("format", "ctc", sorted(sources.LAYOUTS), "layout of
 _SPACING = flags.DEFINE_list(
     "spacing", None, "voxel size z,y,x in micrometers (y,x in 2D); unknown if left out"
 )
+_CROP = flags.DEFINE_list(
+    "crop", None, "z:z,y:y,x:x, first voxel and the one behind the last; all if left out"
+)
 _ALLOW_GAPS = flags.DEFINE_boolean(
     "allow_gaps",
     False,
@@ -41,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     # The store remembers files by the last parts of their path, so they must not depend on the working folder.
     dataset = Path(_SOURCE.value).resolve()
     found = sources.open_sources(dataset, _FORMAT.value, _SEQUENCES.value, allow_gaps=bool(_ALLOW_GAPS.value))
+    crop = None if _CROP.value is None else _window(_CROP.value)
+    found = found if crop is None else [sources.cropped(source, crop) for source in found]
     spacing = None if sizes is None else _spacing_zyx(sizes, found)
     for text in (text for source in found for text in source.notes):
         _note(text)
@@ -53,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
             layout=_FORMAT.value,
             origin=dataset.name,
             spacing_um=spacing,
+            crop=crop,
             advance=lambda name, frames: bar.update(task, advance=frames, description=name[:12]),
             note=_note,
         )
@@ -62,6 +69,17 @@ def main(argv: Sequence[str]) -> None:
         f"{folder}: {len(found)} sequences, {frames} frames, {written} sequences written, "
         f"store {size:.1f} MB, {time.monotonic() - start:.1f} s"
     )
+
+
+def _window(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Reads --crop."""
+    ends = [re.fullmatch(r"(\d+):(\d+)", word.strip()) for word in words]
+    window = [(int(found[1]), int(found[2])) for found in ends if found]
+    if len(window) != 3 or any(first >= end for first, end in window):
+        raise flags.ValidationError(
+            f"--crop={','.join(words)}: give three ranges z:z,y:y,x:x, as in 12:60,426:554,426:554"
+        )
+    return window
 
 
 def _note(text: str) -> None:

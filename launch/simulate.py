@@ -3,10 +3,12 @@
     python -m launch.simulate --kind=nuclei --output=<folder> [--seed=0] [--frames=..] [--sequences=..]
     python -m launch.simulate --kind=bursts --output=<folder> ...
     python -m launch.simulate --kind=bright_field --output=<folder> --frames=1376 --shape=1036,1070
+    python -m launch.simulate --kind=kinetochores --output=<folder> [--label_noise=0.02]
 
 `nuclei` is a CTC data set (01, 01_GT, ...) with masks; `bursts` are <folder>/train and <folder>/test with boxes alone,
 where a third of the sequences, or one of two, is the test split; `bright_field` is a CTC data set of muscle stem cells,
-by default a quarter of the size of BF-C2DL-MuSC's frames, which has gold outlines in few frames and silver ones in all.
+by default a quarter of the size of BF-C2DL-MuSC's frames, which has gold outlines in few frames and silver ones in all;
+`kinetochores` are 3D movies of two channels in HDF5 with centres of mass in a table, split as bursts.
 All are read by launch.prepare.
 """
 
@@ -19,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from celltrack_jax.data import synthetic
-from celltrack_jax.data.synthetic import bright_field, bursts
+from celltrack_jax.data.synthetic import bright_field, bursts, kinetochores
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from launch import cli
@@ -47,6 +49,12 @@ def _bursts(folder: Path, sequences: int, frames: int, seed: int) -> None:
     bursts.write_bursts(folder, train=sequences - test, test=test, frames=frames, seed=seed)
 
 
+def _kinetochores(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    test, noise = max(sequences // 3, int(sequences > 1)), _LABEL_NOISE.value
+    spec = kinetochores.KinetochoreSpec(frames=frames, drop=noise, shift=noise)
+    kinetochores.write_movies(folder, train=sequences - test, test=test, spec=spec, seed=seed)
+
+
 def _bright_field(folder: Path, sequences: int, frames: int, seed: int) -> None:
     shape = _shape(_SHAPE.value or ["520", "540"])
     bright_field.write_bright_field(folder, sequences=sequences, frames=frames, shape=shape, seed=seed)
@@ -62,6 +70,7 @@ KINDS = {
     "nuclei": Kind(2, 30, _nuclei),
     "bursts": Kind(6, 20, _bursts),
     "bright_field": Kind(2, 60, _bright_field),
+    "kinetochores": Kind(6, 18, _kinetochores),
 }
 
 _KIND = flags.DEFINE_enum("kind", None, list(KINDS), "what is simulated", required=True)
@@ -69,6 +78,13 @@ _OUTPUT = flags.DEFINE_string("output", None, "folder of the data set, new or em
 _SEED = flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0)
 _FRAMES = flags.DEFINE_integer("frames", None, "of each sequence; default: the kind's", lower_bound=1)
 _SEQUENCES = flags.DEFINE_integer("sequences", None, "how many; default: the kind's", lower_bound=1)
+_LABEL_NOISE = flags.DEFINE_float(
+    "label_noise",
+    0.0,
+    "share of the kinetochores to train on that have no label, and share whose label lies aside",
+    lower_bound=0.0,
+    upper_bound=0.5,
+)
 _SHAPE = flags.DEFINE_list("shape", None, "Y,X of bright_field in pixels; default: 520,540")
 
 
@@ -76,6 +92,8 @@ def main(argv: Sequence[str]) -> None:
     """Simulates, and prints one line about it."""
     del argv
     kind, folder = KINDS[str(_KIND.value)], Path(str(_OUTPUT.value))
+    if _LABEL_NOISE.value and kind.write is not _kinetochores:
+        raise flags.ValidationError("--label_noise goes with --kind=kinetochores")
     if _SHAPE.value:
         if kind.write is not _bright_field:
             raise flags.ValidationError("--shape goes with --kind=bright_field")

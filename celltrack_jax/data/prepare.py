@@ -49,6 +49,7 @@ def prepare(
     layout: str,
     origin: str,
     spacing_um: Sequence[float] | None,
+    crop: Sequence[tuple[int, int]] | None = None,
     advance: Callable[[str, int], None],
     note: Callable[[str], None] = lambda text: None,
 ) -> int:
@@ -60,6 +61,7 @@ def prepare(
       layout: format of the data set.
       origin: name of the data set.
       spacing_um: z, y, x in micrometers, None for unknown.
+      crop: that the sources are cut to (`sources.cropped`), None for whole frames.
       advance: called with the sequence and the number of frames done since the last call.
       note: called with what is odd about a sequence that was written.
 
@@ -74,6 +76,7 @@ def prepare(
     _refuse_other_files(folder)
     with files.explained(folder, _KEPT), files.locked(folder, "launch.prepare"):
         index = {"version": store.VERSION, "format": layout, "source": origin, "spacing_um": spacing}
+        index["crop"] = None if crop is None else [list(ends) for ends in crop]
         _claim(folder, index, [source.name for source in sources])
         for source in sources:
             attributes = store.read_sequence_attributes(folder / f"{source.name}.ome.zarr")
@@ -99,10 +102,11 @@ def _claim(folder: Path, index: dict[str, Any], names: list[str]) -> None:
     """Writes store.json, so that from here on the store counts as half-written until all sequences are there."""
     if (folder / store.INDEX).exists():
         found = store.read_index(folder)
-        for key, flag in (("source", "--source"), ("format", "--format"), ("spacing_um", "--spacing")):
-            if found[key] != index[key]:
+        flags = {"source": "--source", "format": "--format", "spacing_um": "--spacing", "crop": "--crop"}
+        for key, flag in flags.items():
+            if found.get(key) != index[key]:
                 raise InputError(
-                    f"{folder} was prepared from other data ({key} {found[key]}, now {index[key]}): "
+                    f"{folder} was prepared from other data ({key} {found.get(key)}, now {index[key]}): "
                     f"correct {flag}, give another --store, or delete {folder}"
                 )
         whole = [name for name in found["sequences"] if (folder / f"{name}.ome.zarr").exists()]

@@ -12,7 +12,7 @@ import numpy as np
 
 from celltrack_jax.data.annotation import KINDS, MAX_LABEL, Points
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import bursts, ctc, ctc_rules
+from celltrack_jax.io import bursts, ctc, ctc_rules, kinetochores, volumes
 from celltrack_jax.io.ctc_masks import present_labels
 from celltrack_jax.io.ctc_rules import Problem, Tracks
 from celltrack_jax.io.tif import read_tif
@@ -226,6 +226,77 @@ def _burst_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
     )
 
 
+def _kinetochores(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], Source]]:
+    """Movies of kinetochores (`io.kinetochores`): <movie>/<channel>/t000.h5, <movie>/centres.csv."""
+    names = kinetochores.find_movies(dataset)
+    return names, lambda name: _kinetochore_source(dataset / name, allow_gaps)
+
+
+def _kinetochore_source(folder: Path, allow_gaps: bool) -> Source:
+    movie = kinetochores.open_movie(folder)
+    first, files = next(iter(movie.channels.items()))
+    if not allow_gaps:
+        _refuse(ctc_rules.check_frames(folder / first, "t", files), _COMPLETE)
+
+    def read(frame: int) -> Frame:
+        channels = {name: volumes.read_volume(paths[frame], frame) for name, paths in movie.channels.items()}
+        for name, volume in channels.items():
+            if volume.shape != channels[first].shape or volume.dtype != channels[first].dtype:
+                raise InputError(
+                    f"{movie.channels[name][frame]} (frame {frame}) is {volume.shape} {volume.dtype}, {first} is "
+                    f"{channels[first].shape} {channels[first].dtype}: channels have to be alike; export them again"
+                )
+        here = movie.cells.frame == frame
+        image = np.stack(list(channels.values()))
+        return Frame(image, {}, None, Points(*(column[here] for column in movie.cells[1:])))
+
+    return Source(
+        name=folder.name,
+        files={frame: tuple(paths[frame] for paths in movie.channels.values()) for frame in files},
+        tracks_file=movie.table,
+        lineage=unbranched(movie.cells.label, movie.cells.frame),
+        kinds=(),
+        complete=False,
+        read=read,
+        notes=tuple(movie.notes),
+    )
+
+
+def cropped(source: Source, window: Sequence[tuple[int, int]]) -> Source:
+    """Cuts every frame of a sequence.
+
+    Args:
+      source: of the sequence.
+      window: first voxel and the one behind the last along z, y, x.
+
+    Returns:
+      The sequence, whose `read` raises InputError where the window does not lie in the frame. Its tracks are those of
+      the whole frames.
+    """
+    inside = tuple(slice(first, end) for first, end in window)
+    low = np.array([first for first, _ in window])
+    size = np.array([end - first for first, end in window])
+
+    def read(number: int) -> Frame:
+        frame = source.read(number)
+        if any(end > limit for (_, end), limit in zip(window, frame.image.shape[1:], strict=True)):
+            raise InputError(
+                f"{source.files[number][0]} (frame {number}) has shape {frame.image.shape[1:]} (z, y, x), and the crop "
+                f"ends at {tuple(end for _, end in window)}: give a --crop that lies in it"
+            )
+        points, planes = frame.points, frame.planes
+        if points is not None:
+            position = points.position - low
+            there = ((position >= -0.5) & (position < size - 0.5)).all(1)
+            points = Points(points.label[there], position[there], points.size[there])
+        if planes is not None:
+            planes = tuple(z - window[0][0] for z in planes if window[0][0] <= z < window[0][1])
+        masks = {kind: mask[inside] for kind, mask in frame.masks.items()}
+        return Frame(frame.image[(slice(None), *inside)], masks, planes, points)
+
+    return source._replace(read=read)
+
+
 def unbranched(label: np.ndarray, frame: np.ndarray) -> Lineage:
     """Returns a track per label, from its first to its last frame; nothing is known of divisions."""
     names, place = np.unique(label, return_inverse=True)
@@ -242,7 +313,7 @@ def _holds(dataset: Path, layout: str) -> bool:
         return False
 
 
-LAYOUTS = {"ctc": _ctc, "dsb": _dsb, "bursts": _bursts}
+LAYOUTS = {"ctc": _ctc, "dsb": _dsb, "bursts": _bursts, "kinetochores": _kinetochores}
 """Layout to function of the data set's folder and of whether gaps are allowed, which returns sequence names and what
 opens one of them."""
 
