@@ -99,6 +99,11 @@ def _predict(movie: movies.Movie, output: Path) -> int:
                 "configs/hela/centroids.py:direction"
             )
         linker = linking.linker(segmenter.tracking, f"config.tracking ({workdir}/config.json)")
+        if segmenter.task.needs_spacing and not known:
+            raise InputError(
+                f"the network of {workdir} was trained in µm, and {movie.path} does not say how large a voxel is: give "
+                "--spacing=z,y,x"
+            )
         movie = movies.in_model_axes(movie, segmenter.task.ndim, segmenter.task.channels)
         if segmenter.clips and movie.frames[-1] - movie.frames[0] >= len(movie.frames):
             print(
@@ -165,7 +170,11 @@ def segment(
         # Frames are mirrored up to a multiple of it.
         "stride": list(settings.stride),
     }
-    pieces = clips.single(movie)
+    # As the network sees it; in blocks it sees all channels of each frame.
+    seen = movies.with_inputs(movie, task.inputs)
+    if any(one.frame for one in task.inputs):
+        made_by["frames"] = " ".join(map(str, movie.frames))
+    pieces = clips.single(seen)
     if segmenter.clips:
         pieces = clips.in_blocks(movie, segmenter.clips)
         # Neighbours count: other frames make other blocks.

@@ -1,15 +1,17 @@
 """Crops of frames whose cells are points: what to read says `places`, and a whole batch is read at once.
 
-Shapes: B batch, S spatial axes of a crop (Y, X or Z, Y, X), D of them, K cells of a crop at most, C channels; P rows of
-a sequence's table of points.
+Shapes: B batch, S spatial axes of a crop (Y, X or Z, Y, X), D of them, K cells of a crop at most, C inputs of the
+network, F frames around; P rows of a sequence's table of points.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
 from celltrack_jax.data import normalise
+from celltrack_jax.data.inputs import Input, present
 from celltrack_jax.data.places import Places, Request, batched, by_frame
 from celltrack_jax.data.store import StoredSequence
 from celltrack_jax.errors import InputError
@@ -29,6 +31,8 @@ def crops(
     foreground_probability: float,
     max_cells: int,
     seed: int,
+    inputs: Sequence[Input],
+    around: Sequence[int] = (),
 ) -> grain.MapDataset:
     """Makes the endless batches of crops of one process; a function of (seed, step) as `pipeline.crops`.
 
@@ -42,17 +46,20 @@ def crops(
       foreground_probability: share of crops around a random cell, in [0, 1].
       max_cells: K.
       seed: of all random choices.
+      inputs: C.
+      around: offsets of the frames whose points are told too.
 
     Returns:
       A data set of dicts: image (B, *S, C) float32, normalised by the frame's percentiles; labels (B, *S) int32, 0 in
       the frame and -1 outside, where the image is reflected; points (B, K, D) float32, index in the crop; steps
-      (B, K, D) float32, voxels to the place in the next frame; both NaN for none; spacing (B, D) float32; sample (B,)
-      uint32.
+      (B, K, D) float32, voxels to the place in the next frame; both NaN for none; around (B, F, K, D) float32, if there
+      are any, points of other frames, or of the frame itself where the movie has none there; spacing (B, D) float32;
+      sample (B,) uint32.
 
     Raises:
       InputError: there is no frame, or stacks are asked of a 2D movie; while reading, a crop with too many cells.
     """
-    reader = _Reader(sequences, tuple(shape), max_cells)
+    reader = _Reader(sequences, tuple(shape), max_cells, tuple(inputs), tuple(around))
     reader.places = Places(
         sequences,
         frames=frames,
@@ -82,7 +89,15 @@ class _Reader:
 
     places: Places
 
-    def __init__(self, sequences: Sequence[StoredSequence], shape: tuple[int, ...], max_cells: int):
+    def __init__(
+        self,
+        sequences: Sequence[StoredSequence],
+        shape: tuple[int, ...],
+        max_cells: int,
+        inputs: tuple[Input, ...],
+        around: tuple[int, ...],
+    ):
+        self.inputs, self.around = inputs, around
         self.sequences, self.max_cells, self.ndim = sequences, max_cells, len(shape)
         self.shape = (*(1,) * (3 - len(shape)), *shape)
         self.points = [
@@ -92,23 +107,35 @@ class _Reader:
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Reads a batch: all reads are under way before the first is waited for."""
         requests = [self.places.request(int(index)) for index in indices]
-        pending = [
-            self.sequences[one.sequence].image[(one.t, slice(None), *self.places.inside(one))].read()
-            for one in requests
-        ]
+        pending = [self._pending(one) for one in requests]
         rows = [
-            (*self._image(one, read.result()), *self._points(one))
-            for one, read in zip(requests, pending, strict=True)
+            (*self._image(one, reads), *self._points(one, one.t))
+            for one, reads in zip(requests, pending, strict=True)
         ]
         columns = zip(*rows, strict=True)
-        batch = dict(zip(("image", "labels", "points", "steps"), map(np.stack, columns), strict=True))
+        names = ("image", "labels", "points", "steps")
+        batch: dict[str, np.ndarray] = dict(zip(names, map(np.stack, columns), strict=True))
+        if self.around:
+            batch["around"] = np.stack([self._around(one) for one in requests])
         spacing = [self.sequences[one.sequence].spacing_um[-self.ndim :] for one in requests]
         sample = np.asarray(indices).astype(np.uint32)
         return batch | {"spacing": np.array(spacing, np.float32), "sample": sample}
 
-    def _image(self, request: Request, read: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _pending(self, request: Request) -> list[tuple[int, int, Any]]:
+        """Frame, channel and the read under way of each input."""
+        sequence, inside = self.sequences[request.sequence], self.places.inside(request)
+        places = [(present(sequence.frames, request.t, one.frame), one.channel) for one in self.inputs]
+        return [(t, c, sequence.image[(t, c, *inside)].read()) for t, c in places]
+
+    def _image(self, request: Request, reads: list[tuple[int, int, Any]]) -> tuple[np.ndarray, np.ndarray]:
         outside = self.places.outside(request)
-        image = normalise.normalise(read, self.sequences[request.sequence].percentiles[request.t])
+        percentiles = self.sequences[request.sequence].percentiles
+        image = np.concatenate(
+            [
+                normalise.normalise(np.asarray(read.result())[None], percentiles[t, c : c + 1])
+                for t, c, read in reads
+            ]
+        )
         known = np.zeros(image.shape[1:], np.int32)
         if any(before or after for before, after in outside):
             image = np.pad(image, [(0, 0), *outside], mode="reflect")
@@ -116,15 +143,21 @@ class _Reader:
         image = np.moveaxis(image, 0, -1)
         return (image[0], known[0]) if self.ndim == 2 else (image, known)
 
-    def _points(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        sequence, rows = self.sequences[request.sequence], self.points[request.sequence][request.t]
+    def _around(self, request: Request) -> np.ndarray:
+        """(F, K, D) points of other frames."""
+        frames = self.sequences[request.sequence].frames
+        times = [present(frames, request.t, offset) for offset in self.around]
+        return np.stack([self._points(request, t)[0] for t in times])
+
+    def _points(self, request: Request, t: int) -> tuple[np.ndarray, np.ndarray]:
+        sequence, rows = self.sequences[request.sequence], self.points[request.sequence][t]
         position = rows[:, 1:4] - request.start
         reach = np.array([0 if size == 1 else REACH for size in self.shape])
         near = ((position > -1 - reach) & (position < np.array(self.shape) + reach)).all(1)
         count = int(near.sum())
         if count > self.max_cells:
             raise InputError(
-                f"sequence {sequence.name}, frame {sequence.frames[request.t]}: a crop holds {count} cells, more than "
+                f"sequence {sequence.name}, frame {sequence.frames[t]}: a crop holds {count} cells, more than "
                 f"max_cells = {self.max_cells} has room for: set data.max_cells to {2 * count} or make crops smaller"
             )
         points, moved = np.full((2, self.max_cells, self.ndim), np.nan, np.float32)

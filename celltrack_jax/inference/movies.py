@@ -1,4 +1,4 @@
-"""Movies as inference reads them: a CTC image folder or an OME-Zarr image, one frame at a time.
+"""Movies as inference reads them: a CTC image folder, folders of volumes, or an OME-Zarr image, one frame at a time.
 
 Shapes: C channels, Z Y X space, *S the model's spatial axes.
 """
@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from celltrack_jax.data import store
+from celltrack_jax.data.inputs import Input, present
 from celltrack_jax.errors import InputError
-from celltrack_jax.io import bursts, ctc, ome_zarr
+from celltrack_jax.io import bursts, ctc, kinetochores, ome_zarr, volumes
 from celltrack_jax.io.tif import read_tif
 
 
@@ -73,6 +74,32 @@ def in_model_axes(movie: Movie, ndim: int, channels: int) -> Movie:
             "use a model trained on such images"
         )
     return movie._replace(read=lambda frame: movie.read(frame)[:, 0]) if flat else movie
+
+
+def with_inputs(movie: Movie, inputs: Sequence[Input]) -> Movie:
+    """Returns the movie as a network sees it, whose frames have one channel per input.
+
+    Args:
+      movie: in the model's axes.
+      inputs: of the network; frames that the movie lacks are those themselves.
+    """
+    if list(inputs) == [Input(c, 0) for c in range(movie.shape[0])]:
+        return movie
+
+    def frames_of(frame: int) -> list[int]:
+        t = movie.frames.index(frame)
+        return [movie.frames[present(movie.frames, t, one.frame)] for one in inputs]
+
+    def read(frame: int) -> np.ndarray:
+        numbers = frames_of(frame)
+        images = {number: movie.read(number) for number in set(numbers)}
+        return np.stack([images[number][one.channel] for number, one in zip(numbers, inputs, strict=True)])
+
+    return movie._replace(
+        read=read,
+        shape=(len(inputs), *movie.shape[1:]),
+        changed_ns=lambda frame: max(map(movie.changed_ns, frames_of(frame))),
+    )
 
 
 def images_of_masks(
@@ -143,6 +170,8 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _open_folder(path: Path) -> Movie:
+    if kinetochores.find_channels(path):
+        return _open_volumes(path)
     # As the CTC names them, or numbers alone, as bursts have them.
     files, tolerance = ctc.frame_files(path, "t"), 0
     if not files:
@@ -172,6 +201,43 @@ def _open_folder(path: Path) -> Movie:
         spacing_known=False,
         changed_ns=lambda frame: files[frame].stat().st_mtime_ns,
         digits=max(len(file.stem.lstrip("tT")) for file in files.values()),
+    )
+
+
+def _open_volumes(path: Path) -> Movie:
+    """Folders of volumes, one per channel."""
+    channels = kinetochores.find_channels(path)
+    frames = list(next(iter(channels.values())))
+
+    def stack(frame: int) -> np.ndarray:
+        read = [volumes.read_volume(files[frame], frame) for files in channels.values()]
+        if len({(volume.shape, volume.dtype) for volume in read}) > 1:
+            given = ", ".join(f"{volume.dtype} {volume.shape}" for volume in read)
+            raise InputError(
+                f"{path} (frame {frame}): its channels are {given}: they need the same shape and type; export them again"
+            )
+        return np.stack(read)
+
+    sample = stack(frames[0])
+
+    def read(frame: int) -> np.ndarray:
+        image = stack(frame)
+        if image.shape != sample.shape or image.dtype != sample.dtype:
+            raise InputError(
+                f"{path} (frame {frame}) is {image.dtype} {image.shape}, frame {frames[0]} {sample.dtype} "
+                f"{sample.shape}: all frames of a movie need the same shape and type"
+            )
+        return image
+
+    return Movie(
+        path=path,
+        frames=frames,
+        read=read,
+        shape=sample.shape,
+        spacing_um=np.ones(3),
+        spacing_known=False,
+        changed_ns=lambda frame: max(files[frame].stat().st_mtime_ns for files in channels.values()),
+        digits=max(3, len(str(frames[-1]))),
     )
 
 

@@ -29,6 +29,7 @@ def find_peaks(
     count: int,
     threshold: float | jax.Array,
     min_distance: float | jax.Array,
+    refine: str = "parabola",
 ) -> Peaks:
     """Finds local maxima, refines them and drops those too near to a higher one.
 
@@ -43,6 +44,7 @@ def find_peaks(
       threshold: peaks must exceed it.
       min_distance: in the unit of the spacing. Equal neighbouring pixels are all local maxima: a distance of
         two pixels removes such twins.
+      refine: between pixels by a "parabola" along each axis, or by the "centroid" of the pixels around: of flat tops.
 
     Returns:
       Peaks.
@@ -51,7 +53,7 @@ def find_peaks(
     candidate = is_local_maximum(heat) & (heat > threshold)
     score, index = highest(jnp.where(candidate, heat, -jnp.inf).reshape(-1), count)
     pixel = jnp.stack(jnp.unravel_index(index, heat.shape), -1)
-    position = pixel + sub_pixel(heat, pixel)
+    position = pixel + (sub_pixel if refine == "parabola" else centroid_offset)(heat, pixel)
     valid = _suppress(position * spacing, jnp.isfinite(score), min_distance)
     return Peaks(position, jnp.where(valid, score, 0.0), valid)
 
@@ -97,6 +99,20 @@ def sub_pixel(heat: jax.Array, pixel: jax.Array) -> jax.Array:
         inside = (pixel[:, axis] > 0) & (pixel[:, axis] < size - 1) & (curvature < 0)
         offsets.append(jnp.where(inside, jnp.clip(offset, -0.5, 0.5), 0.0))
     return jnp.stack(offsets, -1)
+
+
+def centroid_offset(heat: jax.Array, pixel: jax.Array) -> jax.Array:
+    """(K, ndim) offsets to the centroid of the 3^ndim pixels around, weighted by what their heat exceeds their least."""
+    around = jnp.stack(jnp.meshgrid(*[jnp.arange(-1, 2)] * heat.ndim, indexing="ij"), -1).reshape(
+        -1, heat.ndim
+    )
+    read = jnp.clip(pixel[:, None] + around, 0, jnp.array(heat.shape) - 1)
+    values = heat[tuple(jnp.moveaxis(read, -1, 0))]
+    weight = values - values.min(1, keepdims=True)
+    total = weight.sum(1, keepdims=True)
+    # What is read again at the border pulls towards the middle, not outwards.
+    moved = (weight[..., None] * (read - pixel[:, None])).sum(1)
+    return jnp.where(total > 0, moved / jnp.where(total > 0, total, 1.0), 0.0)
 
 
 def _suppress(position: jax.Array, candidate: jax.Array, min_distance: float | jax.Array) -> jax.Array:

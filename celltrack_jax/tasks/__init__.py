@@ -13,6 +13,7 @@ from flax import nnx
 
 from celltrack_jax.config import Config
 from celltrack_jax.config import build as build_named
+from celltrack_jax.data.inputs import Input
 from celltrack_jax.metrics.overlap import Overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import Representation
@@ -99,6 +100,11 @@ class SegmentationTask(Task, Protocol):
         ...
 
     @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the network sees of a movie, C of its input."""
+        ...
+
+    @property
     def stride(self) -> tuple[int, ...]:
         """(ndim) total pooling of the network: tiles are multiples of it."""
         ...
@@ -111,6 +117,11 @@ class SegmentationTask(Task, Protocol):
     @property
     def representation(self) -> Representation:
         """Reads cells from the network's output."""
+        ...
+
+    @property
+    def needs_spacing(self) -> bool:
+        """Whether movies have to say how large a voxel is."""
         ...
 
     def lengths(self, spacing_um: np.ndarray) -> np.ndarray:

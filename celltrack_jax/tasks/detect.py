@@ -16,6 +16,7 @@ import numpy as np
 
 from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment, edges, point_crops, store
+from celltrack_jax.data.inputs import Input, read_inputs
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import PointRepresentation, Target
@@ -51,6 +52,8 @@ class DetectTask(FrameTask):
                 f'config.representation: the task "detect" needs one that learns from points, as "heatmap" does, with '
                 f"axes={self.ndim}, as many as data.crop has"
             )
+        self.around: tuple[int, ...] = tuple(getattr(self.representation, "around", ()))
+        """Offsets of other frames whose points are targets too."""
         if config.data.unit not in UNITS:
             raise InputError(f"data.unit is {config.data.unit!r}: one of {UNITS}")
         if not 0 < config.data.fraction <= 1:
@@ -72,15 +75,20 @@ class DetectTask(FrameTask):
             for name, changes in {OWN: {}, **config.evaluation.decoders.to_dict()}.items()
         }
 
+    def _inputs(self) -> tuple[Input, ...]:
+        return read_inputs(self.config.data.inputs, self.channels)
+
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the global batch."""
         batch, read = self.config.data.batch_size, self._read_size()
         points = (batch, self.config.data.max_cells, self.ndim)
+        around = (batch, len(self.around), *points[1:])
         return {
-            "image": jax.ShapeDtypeStruct((batch, *read, self.channels), jnp.float32),
+            "image": jax.ShapeDtypeStruct((batch, *read, len(self.inputs)), jnp.float32),
             "labels": jax.ShapeDtypeStruct((batch, *read), jnp.int32),
             "points": jax.ShapeDtypeStruct(points, jnp.float32),
             "steps": jax.ShapeDtypeStruct(points, jnp.float32),
+            **({"around": jax.ShapeDtypeStruct(around, jnp.float32)} if self.around else {}),
             "spacing": jax.ShapeDtypeStruct((batch, self.ndim), jnp.float32),
             "sample": jax.ShapeDtypeStruct((batch,), jnp.uint32),
         }
@@ -98,6 +106,8 @@ class DetectTask(FrameTask):
             foreground_probability=data.foreground_probability,
             max_cells=data.max_cells,
             seed=self.config.seed,
+            inputs=self.inputs,
+            around=self.around,
         )
 
     def loss(
@@ -136,7 +146,14 @@ class DetectTask(FrameTask):
         spacing = one["spacing"]
         if self.config.data.unit == "px":
             spacing = spacing / jnp.min(spacing)
-        return image, self.representation.point_target(points - first, after - points, known, spacing)
+        more = (moved.points(one["around"]) - first,) if self.around else ()
+        target = self.representation.point_target(points - first, after - points, known, spacing, *more)
+        return image, target
+
+    @property
+    def needs_spacing(self) -> bool:
+        """Whether movies have to say how large a voxel is: where lengths are in µm."""
+        return self.config.data.unit == "um"
 
     def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
         """Returns voxel sizes (D,) in the unit of the representation's lengths: `data.unit`, pixels being the smallest.
@@ -295,6 +312,12 @@ class DetectTask(FrameTask):
     def _opened(self, path: str) -> list[store.StoredSequence]:
         """Opens a store of which some frames have points."""
         sequences = super()._opened(path)
+        unknown = [one.name for one in sequences if not one.spacing_known]
+        if self.needs_spacing and unknown:
+            raise InputError(
+                f"{path}: the size of a voxel of {unknown[0]} is not known, and data.unit is 'um': prepare it again with "
+                "--spacing=z,y,x"
+            )
         if not any(one.pointed.any() for one in sequences):
             raise InputError(
                 f"{path}: of no frame is every cell known as a point, so there is nothing to detect: prepare a store of "

@@ -15,6 +15,7 @@ from flax import nnx
 from celltrack_jax import models, representations
 from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment, normalise, store
+from celltrack_jax.data.inputs import Input, present, read_inputs
 from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics.overlap import Overlap
@@ -39,6 +40,7 @@ class FrameTask:
         self.crop = tuple(config.data.crop)
         self.ndim = len(self.crop)
         self.channels = config.data.channels
+        self.inputs = self._inputs()
         self.representation = representations.build(**config.representation.to_dict())
         if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
             raise InputError(
@@ -61,11 +63,15 @@ class FrameTask:
                 f"{space * self.stride[0]}, so that each level of the network splits evenly"
             )
 
+    def _inputs(self) -> tuple[Input, ...]:
+        """Returns what the network sees: all channels of the frame."""
+        return read_inputs((), self.channels)
+
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, (B, *S, C) -> {"cells": (B, *S, representation.channels)}."""
         settings = self.config.model.to_dict()
         heads = {HEAD: self.representation.channels}
-        return models.build(settings.pop("name"), rngs, in_channels=self.channels, heads=heads, **settings)
+        return models.build(settings.pop("name"), rngs, in_channels=len(self.inputs), heads=heads, **settings)
 
     def _outputs(
         self, apply: Callable[..., tuple[Any, Any]], image: jax.Array, keys: jax.Array
@@ -81,6 +87,11 @@ class FrameTask:
 
     def _predict(self, model: FunctionalModel, variables: Variables, image: jax.Array) -> jax.Array:
         return model.apply(variables, image)[0][HEAD]
+
+    @property
+    def needs_spacing(self) -> bool:
+        """Whether movies have to say how large a voxel is: not where lengths count in voxels."""
+        return False
 
     def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
         """Returns voxel sizes (ndim,) in units of the smallest: what the representation's lengths count in.
@@ -103,7 +114,7 @@ class FrameTask:
         for t in frames:
             if stop():
                 return
-            image = np.moveaxis(normalised(sequence, t, window, contrast), 0, -1)
+            image = np.moveaxis(seen_by(self.inputs, sequence, t, window, contrast), 0, -1)
             image = image[0] if self.ndim == 2 else image
             pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
             output = forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
@@ -195,6 +206,19 @@ def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
     dim = background + contrast * (image - background) + noise * random
     return np.rint(dim) if counts else dim
+
+
+def seen_by(
+    inputs: Sequence[Input],
+    sequence: store.StoredSequence,
+    t: int,
+    window: tuple[slice, ...],
+    contrast: float,
+) -> np.ndarray:
+    """Returns the network's inputs for the window of a frame, (len(inputs), *window) float32; see `normalised`."""
+    times = [present(sequence.frames, t, one.frame) for one in inputs]
+    frames = {time: normalised(sequence, time, window, contrast) for time in set(times)}
+    return np.stack([frames[time][one.channel] for time, one in zip(times, inputs, strict=True)])
 
 
 def normalised(

@@ -99,6 +99,8 @@ def _base() -> ConfigDict:
         {
             "store": "",
             "channels": 1,
+            # (channel, frame) of what the network sees, frame -1 being the one before; () for all channels of the frame.
+            "inputs": (),
             "crop": (128, 128),
             "margin": (32, 32),
             "batch_size": 8,
