@@ -5,7 +5,7 @@ python -m launch.train --config=configs/ctc/segment.py:sim --describe
 python -m launch.train --config=... --workdir=... --on=slurm --slurm=nodes=2,gpus_per_node=4,partition=gpu
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -15,8 +15,8 @@ from ml_collections import ConfigDict, config_flags
 
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
-from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import cost, loop, memory, mesh, rules
+from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.training import checkpoint, cost, loop, memory, mesh, rules
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
 from launch import cli, cluster, embedders, on
@@ -54,8 +54,18 @@ def main(argv: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise flags.ValidationError("--workdir=<folder> is needed (or --describe)")
     embedders.attach(task, Path(_WORKDIR.value))
-    done = loop.train(task, config, Path(_WORKDIR.value), profile=_profiled_steps())
+    done = loop.train(
+        task, config, Path(_WORKDIR.value), profile=_profiled_steps(), initial=_initial(config.train.initial)
+    )
     return 0 if done else cli.STOPPED
+
+
+def _initial(origin: str) -> Callable[[], Variables] | None:
+    """Returns what loads the weights of another run."""
+    if not origin:
+        return None
+    other = FunctionalModel(tasks.build(checkpoint.load_config(Path(origin))).model)
+    return lambda: checkpoint.restore_variables(Path(origin), "latest", other)[1]
 
 
 def _profiled_steps() -> tuple[int, int] | None:

@@ -6,18 +6,19 @@ It knows the Task protocol and nothing of what is learned.
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
 import numpy as np
+import optax
 
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
-from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import BucketedTask, DescribedTask, Task
 from celltrack_jax.training import cost, memory, peers
 from celltrack_jax.training import mesh as meshes
@@ -27,7 +28,8 @@ from celltrack_jax.training.optimizer import learning_rate, make_optimizer
 from celltrack_jax.training.preemption import Preemption
 from celltrack_jax.training.profile import Profile
 from celltrack_jax.training.progress import RunLog, StepClock
-from celltrack_jax.training.state import abstract_state, compile_step, init_state
+from celltrack_jax.training.state import TrainState, abstract_state, compile_step, init_state
+from celltrack_jax.training.warm_start import warm_start
 
 _START_S = 600.0
 """For the slowest process to come to the start of the training."""
@@ -41,6 +43,7 @@ def train(
     workdir: Path,
     devices: Sequence[Any] | None = None,
     profile: tuple[int, int] | None = None,
+    initial: Callable[[], Variables] | None = None,
 ) -> bool:
     """Trains to the end, or until the process is told to stop; the same call continues a stopped run.
 
@@ -50,6 +53,7 @@ def train(
       workdir: gets config.json, training_data.json, checkpoints/, metrics.jsonl and TensorBoard events.
       devices: what to train on; all of them by default.
       profile: first and last step of a trace that is written to `<workdir>/profile`.
+      initial: loads the weights of `train.initial`, if a run starts with those of another.
 
     Returns:
       Whether the run is complete.
@@ -79,12 +83,12 @@ def train(
         state = checkpoints.restore_latest(abstract)
         saved = None if state is None else int(state.step)
         if state is None:
-            shardings = jax.tree.map(lambda x: x.sharding, abstract)
-            birth = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)
-            state = birth(jax.random.key(config.seed))
+            state = _born(model, optimizer, abstract, config.seed)
 
         log = RunLog(workdir, config.train.steps, saved or 0)
         stack.callback(log.close)
+        if saved is None and initial is not None:
+            state = warm_start(state, initial(), config.train.initial, log.say)
         preemption = stack.enter_context(Preemption())
         if saved is not None:
             log.say(f"resumed at step {saved} of {config.train.steps}")
@@ -112,6 +116,15 @@ def train(
             if run is not None:
                 run.explain(error)
             raise
+
+
+def _born(
+    model: FunctionalModel, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+) -> TrainState:
+    """The state before the first step, sharded from its birth on."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    birth = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)
+    return birth(jax.random.key(seed))
 
 
 class _Loop:

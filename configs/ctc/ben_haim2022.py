@@ -99,6 +99,8 @@ def _base() -> ConfigDict:
             "save_every": 100,
             "keep_latest": 2,
             "best_metric": "score",
+            # Work folder of a run whose weights this one starts with, where names and shapes agree; "" for none.
+            "initial": "",
         }
     )
     # As in configs/ctc/link.py, with links over gaps that this tracker cannot find.

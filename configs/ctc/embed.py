@@ -140,6 +140,8 @@ def _base() -> ConfigDict:
             "save_every": 100,
             "keep_latest": 2,
             "best_metric": "score",
+            # Work folder of a run whose weights this one starts with, where names and shapes agree; "" for none.
+            "initial": "",
         }
     )
     # Not learned from: every fifth track, and the last part of each movie. A linker is judged with at least a window:

@@ -163,6 +163,8 @@ def _base() -> ConfigDict:
             "save_every": 100,
             "keep_latest": 2,
             "best_metric": "score",
+            # Work folder of a run whose weights this one starts with, where names and shapes agree; "" for none.
+            "initial": "",
         }
     )
     # The last part of each movie is linked as annotated, and with so many cells dropped and false ones added.

@@ -142,6 +142,8 @@ def _base() -> ConfigDict:
             "save_every": 300,
             "keep_latest": 2,
             "best_metric": "score",
+            # Work folder of a run whose weights this one starts with, where names and shapes agree; "" for none.
+            "initial": "",
         }
     )
     config.evaluation = ConfigDict(

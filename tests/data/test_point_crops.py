@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celltrack_jax.data import point_crops
+from celltrack_jax.data.inputs import Input
 from celltrack_jax.errors import InputError
 from tests.data import point_movies
 
@@ -29,6 +30,7 @@ FLAT: dict[str, Any] = {
     "foreground_probability": 0.7,
     "max_cells": 8,
     "seed": 3,
+    "inputs": (Input(0, 0),),
 }
 
 
