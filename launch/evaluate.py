@@ -1,7 +1,7 @@
 """Scores a Cell Tracking Challenge result, or the checkpoints of a run on its held-out frames.
 
     python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
-    python -m launch.evaluate --truth=Burst7/gt/gt.txt --result=01_RES
+    python -m launch.evaluate --truth=Burst7/gt/gt.txt --result=01_RES --matches=matches
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all
     python -m launch.evaluate --workdir=runs/sim --checkpoints=best --curve=curve.html
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all --on=slurm --slurm=partition=gpu,gpus_per_node=1
@@ -36,6 +36,11 @@ TRUTH = flags.DEFINE_string(
 )
 RADII = flags.DEFINE_list("radii", ["3", "5", "8"], "with a table of boxes: pixels within which points match")
 RADIUS = flags.DEFINE_float("radius", 5.0, "with a table of boxes: the same, for DET, TRA, LNK and AOGM", 0.0)
+MATCHES = flags.DEFINE_string(
+    "matches",
+    None,
+    "with a table of boxes: folder for images and a table of the cells found, missed and false",
+)
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
 SEG_SLICES = flags.DEFINE_enum(
     "seg_slices",
@@ -72,7 +77,7 @@ def main(_: Sequence[str]) -> int:
     if Path(truth).is_file():
         _refuse((SEG_SLICES,), "a folder as --truth")
         return score_boxes(Path(truth), Path(result))
-    _refuse((RADII, RADIUS), "a table of boxes as --truth")
+    _refuse((RADII, RADIUS, MATCHES), "a table of boxes as --truth")
     return report(
         score_result(Path(truth), Path(result), str(SEG_SLICES.value)), Path(truth), Path(result), MEASURES
     )
@@ -81,7 +86,7 @@ def main(_: Sequence[str]) -> int:
 def _refuse_unheard() -> None:
     """Refuses flags of the other thing to score, which would be ignored."""
     if WORKDIR.value:
-        _refuse((RADII, RADIUS, SEG_SLICES), "--truth")
+        _refuse((RADII, RADIUS, MATCHES, SEG_SLICES), "--truth")
     else:
         _refuse((CHECKPOINTS, AGAIN, JOBS), "--workdir")
     if CHECKPOINTS.value != "all":
@@ -129,7 +134,9 @@ def score_boxes(truth: Path, result: Path) -> int:
         raise flags.ValidationError(f"--radii={','.join(RADII.value or [])} are not numbers") from error
     if not all(0 < radius < math.inf for radius in radii):
         raise flags.ValidationError(f"--radii={','.join(RADII.value or [])} have to be positive")
-    return report(score_points(truth, result, radii, float(RADIUS.value or 0)), truth, result, ())
+    matches = Path(MATCHES.value) if MATCHES.value else None
+    scores = score_points(truth, result, radii, float(RADIUS.value or 0), matches)
+    return report(scores, truth, result, ())
 
 
 def score_run(workdir: Path, which: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from celltrack_jax.data.sources import unbranched
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference import match_volumes
 from celltrack_jax.inference.ctc_scores import Scores
 from celltrack_jax.inference.points import TABLE_NAME
 from celltrack_jax.io import ctc, points, threads
@@ -25,7 +26,9 @@ _MOST_NODES = 5000
 """Cells of a movie for which helalab_cost is computed: a dense assignment of all to all."""
 
 
-def score_points(truth: Path, result: Path, radii: Sequence[float], radius: float) -> Scores:
+def score_points(
+    truth: Path, result: Path, radii: Sequence[float], radius: float, matches: Path | None = None
+) -> Scores:
     """Validates and scores a result folder.
 
     Args:
@@ -33,6 +36,7 @@ def score_points(truth: Path, result: Path, radii: Sequence[float], radius: floa
       result: a _RES folder with its track file. Cells lie where its points.csv says, else at their masks' centroids.
       radii: pixels, of precision, recall and F1.
       radius: pixels, of what the lineage is matched by.
+      matches: folder for images and a table of what matches within `radius`, see `match_volumes`.
 
     Returns:
       Scores whose measures are those of `detection_measures`, helalab_cost (without edges in the result; None beyond
@@ -60,13 +64,18 @@ def score_points(truth: Path, result: Path, radii: Sequence[float], radius: floa
         raise InputError(
             f"{result} lacks frame {missing[0]} and {len(missing) - 1} more that {truth} has cells in: predict them too"
         )
-    frames, overlaps = [], []
+    frames, overlaps, compared = [], [], []
     for frame in masks:
         true, here = cells.frame == frame, found.frame == frame
         at, where = cells.position[true][:, 1:], found.position_um[here][:, 1:]
         frames.append((at, where))
+        compared.append(match_volumes.MatchedFrame(frame, cells.label[true], at, where))
         overlaps.append(
             point_metrics.point_overlap(frame, cells.label[true], at, found.label[here], where, radius)
+        )
+    if matches is not None:
+        match_volumes.write(
+            matches, compared, shape, np.ones(len(shape)), radius=radius, ball_radius=radius / 2
         )
     measures = point_metrics.detection_measures(frames, radii)
     measures["helalab_cost"] = None

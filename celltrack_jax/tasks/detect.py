@@ -6,6 +6,7 @@ crop, C channels.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from celltrack_jax.representations import PointRepresentation, Target
 from celltrack_jax.tasks import point_scores
 from celltrack_jax.tasks.frames import HEAD, FrameTask, labelled
 from celltrack_jax.tasks.point_scores import LINKERS, PointFrame
+from celltrack_jax.tracking.sisters import Sisters
 
 UNITS = ("px", "um")
 _ROWS = 128
@@ -69,6 +71,10 @@ class DetectTask(FrameTask):
                 "that to 1 or more, or data.cut_px to 0"
             )
         _check_evaluation(config, self.representation)
+        if config.evaluation.sisters:
+            if config.data.unit != "um":
+                raise InputError("evaluation.sisters are in µm: set data.unit to 'um', or sisters to {}")
+            from_mapping(Sisters, config.evaluation.sisters.to_dict(), "evaluation.sisters")
         kind, settings = type(self.representation), dataclasses.asdict(self.representation)
         self.decoders: dict[str, PointRepresentation] = {
             name: from_mapping(kind, settings | changes, f"evaluation.decoders.{name}")
@@ -336,6 +342,15 @@ def _check_evaluation(config: Config, representation: PointRepresentation) -> No
         raise InputError(
             f"evaluation.radius {evaluation.radius} is none of evaluation.radii {evaluation.radii}: the score is the F1 "
             "within it, so add it there"
+        )
+    distances = tuple(evaluation.density_edges)
+    if any(low >= high for low, high in itertools.pairwise((0, *distances))):
+        raise InputError(
+            f"evaluation.density_edges {distances}: give positive distances that ascend, or () for none"
+        )
+    if evaluation.original_rules and representation.axes != 3:
+        raise InputError(
+            "evaluation.original_rules are of stacks: set it to False where data.crop has two axes"
         )
     unknown = [name for name in evaluation.linkers if name not in LINKERS]
     if unknown:

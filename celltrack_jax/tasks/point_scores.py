@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from celltrack_jax.lineage import Detections, Lineage, lineage_from_links
-from celltrack_jax.metrics import ctc, points
+from celltrack_jax.metrics import ctc, localisation, points
+from celltrack_jax.metrics.original_kinetochores import original_measures
+from celltrack_jax.metrics.pairs import PairedFrame, pair_measures_of_points
 from celltrack_jax.tasks.frames import seen
 from celltrack_jax.tracking import features, links, tracks
+from celltrack_jax.tracking.sisters import Sisters, sisters
 
 LINKERS = ("hungarian", "nearest", "steps")
 
@@ -49,16 +52,24 @@ def measures(
 
     Args:
       movies: frames of each, ascending.
-      evaluation: of a config: radii, radius, linkers, helalab_cost.
+      evaluation: of a config: radii, radius, localisation, density_edges, original_rules, linkers, sisters, helalab_cost.
       tracking: settings of `links.hungarian`.
 
     Returns:
-      What `points.detection_measures` gives for all frames; marker_F1 and its kin where there are markers;
-      helalab_cost; DET, TRA, LNK, AOGM of the Hungarian linker, and of others with their name as prefix.
+      What `points.detection_measures` gives for all frames, and where wanted `localisation.error_measures`,
+      `localisation.density_measures` within the one `radius`, and `original_measures`; marker_F1 and its kin where there are markers;
+      helalab_cost; DET, TRA, LNK, AOGM, and where wanted pairs_F1 and its kin, of the Hungarian linker, and of others
+      with their name as prefix.
     """
     every = [one for frames in movies for one in frames]
     pairs = [(one.truth * one.pixel, one.found * one.pixel) for one in every]
     scores: dict[str, float | None] = dict(points.detection_measures(pairs, evaluation["radii"]))
+    if evaluation["localisation"]:
+        scores |= localisation.error_measures(pairs, evaluation["radii"])
+    if evaluation["density_edges"]:
+        scores |= localisation.density_measures(pairs, (evaluation["radius"],), evaluation["density_edges"])
+    if evaluation["original_rules"]:
+        scores |= original_measures([(one.truth, one.found) for one in every])
     marked = [(one.markers, one.found) for one in every if one.markers is not None]
     if marked:
         inside = points.inside_marker_measures(marked)
@@ -84,6 +95,9 @@ def _lineage_measures(
         measured = _ctc(frames, *found, radius=evaluation["radius"])
         prefix = "" if name == "hungarian" else f"{name}/"
         scores |= {prefix + key: measured[key] for key in ("DET", "TRA", "LNK", "AOGM")}
+        if evaluation["sisters"]:
+            paired = _pairs(frames, *found[:2], Sisters(**evaluation["sisters"]), evaluation["radius"])
+            scores |= {prefix + key: value for key, value in paired.items()}
     return scores
 
 
@@ -122,6 +136,20 @@ def _ctc(
             points.point_overlap(one.frame, one.label[order], truth, track[here], position, radius)
         )
     return ctc.ctc_measures(overlaps, seen(overlaps, frames[0].lineage), lineage, None)
+
+
+def _pairs(
+    frames: Sequence[PointFrame], cells: Detections, track: np.ndarray, model: Sisters, radius: float
+) -> dict[str, float | None]:
+    """Pairs the tracks of a movie; true sisters are the cells 2 n - 1 and 2 n, as `io.kinetochores` reads them."""
+    seen_frames = []
+    for one in frames:
+        here = cells.frame == one.frame
+        place = cells.position_um[here][:, 3 - one.truth.shape[1] :]
+        seen_frames.append(PairedFrame(one.label, one.truth * one.pixel, track[here], place))
+    odd = np.arange(1, max((int(one.label.max(initial=0)) for one in frames), default=0) + 1, 2)
+    found = sisters(cells.frame, track, cells.position_um, model)
+    return pair_measures_of_points(seen_frames, np.stack([odd, odd + 1], axis=1), found, radius)
 
 
 def _helalab_cost(frames: Sequence[PointFrame]) -> float | None:

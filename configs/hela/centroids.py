@@ -235,6 +235,15 @@ def _base() -> ConfigDict:
             # Pairs lie within these; the score, and the lineage's matching, take the one `radius`.
             "radii": (3.0, 5.0, 8.0),
             "radius": 5.0,
+            # Whether errors of matched points are scored too: error_median_<r>, error_mean_, error_xy_, in 3D error_z_.
+            "localisation": False,
+            # Distances of a cell to its nearest neighbour that part recall_<r>_nn<a>-<b>, precision_ and F1_ of the one
+            # `radius`; (): none.
+            "density_edges": (),
+            # Whether stacks are scored by the rules of the first kinetochore detectors too: seuc6/F1, edt8/recall, ...
+            "original_rules": False,
+            # What sisters are like (`tracking.sisters.Sisters`), by which tracks are paired: pairs_F1; {}: none are.
+            "sisters": {},
             # Other ways to read the same map, by what they change.
             "decoders": {},
             # Whether decoders read the true map too: what no training can exceed.

@@ -155,11 +155,28 @@ def _base() -> ConfigDict:
             "window": (64, 256, 256),
             "radii": (0.25, 0.4, 0.5, 0.75, 1.0),
             "radius": 0.5,
+            # Errors of matched points: error_median_<r>, error_mean_, error_z_, error_xy_, in µm.
+            "localisation": True,
+            # Distances to the nearest neighbour, in µm, that part recall_<r>_nn<a>-<b>, precision_ and F1_ of the one
+            # `radius`: a quarter and three quarters of the original's labels lie nearer than 0.85 and 1.2.
+            "density_edges": (0.6, 0.85, 1.2),
+            # The rules by which the original was judged, for comparison: seuc6/F1, edt8/recall, ...
+            "original_rules": True,
             "decoders": {},
             "oracle": False,
             "calibrate": 0,
             "thresholds": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7),
             "linkers": ("hungarian",),
+            # What sisters are like (`tracking.sisters.Sisters`, in µm), by which tracks are paired: pairs_F1.
+            "sisters": {
+                "gate_um": (0.4, 1.6),
+                "max_spread_um": 0.4,
+                "min_frames": 3,
+                "typical_um": 0.9,
+                "tolerance_um": 0.15,
+                "steady_um": 0.1,
+                "alone": 10.0,
+            },
             "helalab_cost": False,
         }
     )

@@ -1,5 +1,6 @@
 """Results judged by boxes: what is in the right place, what is not, and what cannot be judged."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference import match_volumes
 from celltrack_jax.inference.point_truth import score_points
-from celltrack_jax.io import ctc, point_table, points
+from celltrack_jax.io import ctc, point_table, points, tif
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.ops.balls import draw_balls
 from tests.conftest import ROOT
@@ -81,6 +83,20 @@ def test_points_between_pixels_count_where_the_table_has_them(truth, tmp_path):
     assert fine["RMSE_3"] == pytest.approx(0.25 * np.sqrt(2))
 
 
+def test_matches_are_drawn_and_listed(truth, tmp_path):
+    score_points(truth, write_result(tmp_path / "RES", cells=(0, 2)), (5.0,), 5.0, tmp_path / "matches")
+    kinds = {"found": match_volumes.FOUND, "missed": match_volumes.MISSED}
+    with (tmp_path / "matches" / "matches.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["found", "found", "missed"] * len(FRAMES)
+    for row in rows:
+        image = tif.read_tif(tmp_path / "matches" / f"match{int(row['frame']):03d}.tif")
+        assert image.shape == SHAPE
+        assert image[round(float(row["y"])), round(float(row["x"]))] == kinds[row["kind"]]
+        at = place(int(row["frame"]))[int(row["label"]) - 1]
+        assert (float(row["y"]), float(row["x"])) == pytest.approx(tuple(at))
+
+
 def test_frames_that_lack_are_named(truth, tmp_path):
     folder = write_result(tmp_path / "RES")
     (folder / "mask002.tif").unlink()
@@ -94,7 +110,12 @@ def test_frames_that_lack_are_named(truth, tmp_path):
 
 def test_the_command_writes_the_measures(truth, tmp_path):
     folder, scores = write_result(tmp_path / "RES"), tmp_path / "scores.json"
-    words = [f"--truth={truth}", f"--result={folder}", f"--json={scores}"]
+    words = [
+        f"--truth={truth}",
+        f"--result={folder}",
+        f"--json={scores}",
+        f"--matches={tmp_path / 'matches'}",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "launch.evaluate", *words],
         cwd=ROOT,
@@ -105,3 +126,4 @@ def test_the_command_writes_the_measures(truth, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(scores.read_text())["F1_5"] == 1
     assert "F1_5     1" in done.stdout
+    assert (tmp_path / "matches" / "match001.tif").is_file()

@@ -263,6 +263,13 @@ def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
         ({"data.margin": (0, 24)}, r"data.cut_px 12 asks what lies beyond a crop, .*set that to 1 or more"),
         ({"data.fraction": 0.0}, r"data.fraction is 0.0: .* in \(0, 1\]"),
         ({"evaluation.radius": 4.0}, r"evaluation.radius 4.0 is none of .*add it there"),
+        ({"evaluation.density_edges": (2.0, 1.0)}, r"density_edges \(2.0, 1.0\): .* that ascend, or \(\)"),
+        ({"evaluation.original_rules": True}, r"original_rules are of stacks: set it to False"),
+        ({"evaluation.sisters": {"alone": 1.0}}, r"sisters are in µm: set data.unit to 'um'"),
+        (
+            {"evaluation.sisters": {"alone": 1.0}, "data.unit": "um"},
+            r"config.evaluation.sisters: missing \['gate_um'",
+        ),
         ({"evaluation.linkers": ("hungarian", "magic")}, r"evaluation.linkers \['magic'\]: take them of"),
         (
             {"evaluation.linkers": ("steps",), "representation.step_weight": 0.0},
