@@ -15,7 +15,7 @@ from flax import nnx
 
 from celltrack_jax.config import check_settings
 from celltrack_jax.errors import InputError
-from celltrack_jax.models import unet
+from celltrack_jax.models import encoder_decoder, layers
 from celltrack_jax.ops import blocks, convlstm, convolution
 
 STATE = "state"
@@ -58,7 +58,7 @@ class ConvLSTMUNet(nnx.Module):
         activation: str,
         truncate: int,
         remat: Sequence[bool],
-        upsample: Literal["transposed", "bilinear"],
+        upsample: Literal["transposed", "overlapping", "bilinear", "nearest"],
         up_channels: Literal["halve", "keep"],
         dtype: str,
     ):
@@ -79,7 +79,7 @@ class ConvLSTMUNet(nnx.Module):
             what the two remember.
           norm: which statistics normalise; those of "batch" are the whole clip's, the others' a frame's.
           groups: channel groups of norm "group".
-          activation: a key of `unet.ACTIVATIONS`, of the encoder; the decoder has ReLU.
+          activation: a key of `layers.ACTIVATIONS`, of the encoder; the decoder has ReLU.
           truncate: gradients stop every so many frames, and do not reach a given state; 0 for never.
           remat: per level, whether the gates of its ConvLSTM are computed again in the backward pass, frame by frame.
           upsample: as `unet.UNet` has it.
@@ -93,8 +93,8 @@ class ConvLSTMUNet(nnx.Module):
         self.pools = tuple(tuple(pool) for pool in pools)
         self.direction, self.upsample, self.dtype = direction, upsample, jnp.dtype(dtype)
         self.stem = tuple(stem)
-        unet.check_levels(widths, self.kernels, self.pools, self.stem, remat)
-        unet.check_layers(
+        encoder_decoder.check_levels(widths, self.kernels, self.pools, self.stem, remat)
+        layers.check_layers(
             norm=norm, activation=activation, heads=heads, upsample=upsample, up_channels=up_channels
         )
         _check_recurrence(cell, recurrent, direction, truncate, widths, heads)
@@ -122,15 +122,15 @@ class ConvLSTMUNet(nnx.Module):
         )
         risen = widths[1:] if up_channels == "keep" else widths[:-1]
         self.up = nnx.List(
-            unet.Upsample(rngs, coarse, width, pool, upsample, self.dtype)
-            for coarse, width, pool in zip(widths[1:], risen, self.pools, strict=True)
+            layers.Upsample(rngs, coarse, width, pool, upsample, self.dtype, kernel)
+            for coarse, width, pool, kernel in zip(widths[1:], risen, self.pools, self.kernels, strict=False)
         )
         self.merge = nnx.List(
             Decoder(rngs, width + up, width, kernel, layer)
             for width, up, kernel in zip(widths, risen, self.kernels, strict=False)
         )
         pixels = math.prod(self.stem)
-        self.heads = nnx.Dict({name: unet.Head(rngs, widths[0], pixels * n) for name, n in heads.items()})
+        self.heads = nnx.Dict({name: layers.Head(rngs, widths[0], pixels * n) for name, n in heads.items()})
 
     def __call__(self, x: jax.Array, state: Any = None, train: bool = False) -> dict[str, Any]:
         """Applies the network.
@@ -152,7 +152,7 @@ class ConvLSTMUNet(nnx.Module):
             raise InputError(
                 "ConvLSTM U-Net: direction 'both' reads each clip alone: give no state, or set direction to 'forward'"
             )
-        unet.check_input(x.shape[2:-1], self.stride, x.shape)
+        encoder_decoder.check_input(x.shape[2:-1], self.stride, x.shape)
         clip = (x.shape[0], x.shape[1])
         x = blocks.space_to_depth(x.reshape(-1, *x.shape[2:]), self.stem).astype(self.dtype)
         skips, states = [], []
@@ -179,7 +179,7 @@ class ConvLSTMUNet(nnx.Module):
         States carry further: with every frame between by half a kernel of each recurrent level, in that level's pixels.
         Group and instance normalisation see the whole frame, as in `unet.UNet`.
         """
-        return unet.receptive_radius(self.kernels, self.pools, self.stem, _CONVS, self.upsample)
+        return encoder_decoder.receptive_radius(self.kernels, self.pools, self.stem, _CONVS, self.upsample)
 
 
 class Encoder(nnx.Module):
@@ -188,7 +188,7 @@ class Encoder(nnx.Module):
     def __init__(self, rngs, channels, width, kernel, lstm, activation, layer: dict[str, Any]):
         self.activation = activation
         self.first = (
-            unet.Convolution(rngs, channels, width, kernel, bias=True, dtype=layer["dtype"])
+            layers.Convolution(rngs, channels, width, kernel, bias=True, dtype=layer["dtype"])
             if lstm is None
             else ConvLSTM(rngs, channels, width, kernel, **lstm)
         )
@@ -196,7 +196,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: jax.Array, clip: tuple[int, int], state: Any, train: bool) -> tuple[jax.Array, Any]:
         """(B T, *S, channels) to (B T, *S, width) and the state behind the clip, whose (B, T) are given."""
-        activate = unet.ACTIVATIONS[self.activation]
+        activate = layers.ACTIVATIONS[self.activation]
         x, state = self.first(x, clip, state) if isinstance(self.first, ConvLSTM) else (self.first(x), ())
         return activate(self.second(activate(x), train)), state
 
@@ -205,7 +205,7 @@ class Decoder(nnx.Module):
     """Two convolutions, normalisation, ReLU."""
 
     def __init__(self, rngs, channels, width, kernel, layer: dict[str, Any]):
-        self.first = unet.Convolution(rngs, channels, width, kernel, bias=True, dtype=layer["dtype"])
+        self.first = layers.Convolution(rngs, channels, width, kernel, bias=True, dtype=layer["dtype"])
         self.second = NormedConvolution(rngs, width, width, kernel, **layer)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -217,8 +217,8 @@ class NormedConvolution(nnx.Module):
     """Convolution and normalisation; a bias only where none follows."""
 
     def __init__(self, rngs, channels, width, kernel, *, norm, groups, dtype):
-        self.convolution = unet.Convolution(rngs, channels, width, kernel, bias=norm == "none", dtype=dtype)
-        self.norm = None if norm == "none" else unet.Norm(norm, width, groups, affine=True)
+        self.convolution = layers.Convolution(rngs, channels, width, kernel, bias=norm == "none", dtype=dtype)
+        self.norm = None if norm == "none" else layers.Norm(norm, width, groups, affine=True)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B T, *S, channels) to (B T, *S, width)."""
@@ -236,7 +236,7 @@ class ConvLSTM(nnx.Module):
             Gates(rngs, channels, width, kernel, self.cell.bias, dtype) for _ in range(1 + both)
         )
         ones = (1,) * len(kernel)
-        self.join = unet.Convolution(rngs, 2 * width, width, ones, bias=True, dtype=dtype) if both else None
+        self.join = layers.Convolution(rngs, 2 * width, width, ones, bias=True, dtype=dtype) if both else None
 
     def __call__(self, x: jax.Array, clip: tuple[int, int], state: Any) -> tuple[jax.Array, Any]:
         """(B T, *S, channels) to (B T, *S, width) and the state behind the clip; () starts with zeros."""

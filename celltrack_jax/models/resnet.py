@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.models.unet import Norm
+from celltrack_jax.models.layers import Norm
 from celltrack_jax.ops import convolution
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

@@ -14,7 +14,7 @@ from flax import nnx
 
 from celltrack_jax.config import check_settings
 from celltrack_jax.errors import InputError
-from celltrack_jax.models import unet
+from celltrack_jax.models import encoder_decoder, layers
 from celltrack_jax.ops import blocks
 
 _VARIANCE_FLOOR = 1e-6
@@ -77,7 +77,7 @@ class UNETR(nnx.Module):
         self.patch, self.size, self.dtype = tuple(patch), tuple(size), jnp.dtype(dtype)
         self.taps = tuple(taps)
         _check(self.patch, self.size, depth, width, heads_count, widths, self.taps)
-        unet.check_layers(
+        layers.check_layers(
             norm=norm, activation="relu", heads=heads, upsample="transposed", up_channels="halve"
         )
         self.encoder = Encoder(
@@ -90,11 +90,11 @@ class UNETR(nnx.Module):
             for level in range(1, len(widths))
         )
         self.up = nnx.List(
-            unet.Upsample(rngs, coarse, fine, (2,) * len(self.patch), "transposed", self.dtype)
+            layers.Upsample(rngs, coarse, fine, (2,) * len(self.patch), "transposed", self.dtype)
             for coarse, fine in zip((*widths[1:], width), widths, strict=True)
         )
         self.merge = nnx.List(_block(rngs, 2 * fine, fine, self.patch, 2, layer) for fine in widths)
-        self.heads = nnx.Dict({name: unet.Head(rngs, widths[0], n) for name, n in heads.items()})
+        self.heads = nnx.Dict({name: layers.Head(rngs, widths[0], n) for name, n in heads.items()})
 
     def __call__(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Applies the network.
@@ -109,7 +109,7 @@ class UNETR(nnx.Module):
         Raises:
           InputError: S is not divisible by the patch.
         """
-        unet.check_input(x.shape[1:-1], self.stride, x.shape)
+        encoder_decoder.check_input(x.shape[1:-1], self.stride, x.shape)
         x = x.astype(self.dtype)
         tapped = self.encoder(x, self.taps)
         skips = [self.stem(x, train)]
@@ -195,7 +195,7 @@ class Rise(nnx.Module):
     def __init__(self, rngs, channels, width, patch, times, layer):
         inputs = (channels, *[width] * (times - 1))
         self.up = nnx.List(
-            unet.Upsample(rngs, before, width, (2,) * len(patch), "transposed", layer["dtype"])
+            layers.Upsample(rngs, before, width, (2,) * len(patch), "transposed", layer["dtype"])
             for before in inputs
         )
         self.convs = nnx.List(_block(rngs, width, width, patch, 1, layer) for _ in inputs)
@@ -231,11 +231,19 @@ class LayerNorm(nnx.Module):
         return (normed * self.scale[...] + self.offset[...]).astype(x.dtype)
 
 
-def _block(rngs, channels, width, patch, convs, layer) -> unet.Block:
+def _block(rngs, channels, width, patch, convs, layer) -> layers.Block:
     """Convolutions of 3 pixels, each normalised before its ReLU."""
     kernel = (3,) * len(patch)
-    return unet.Block(
-        rngs, channels, width, kernel, convs, affine=True, activation="relu", order="cna", **layer
+    return layers.Block(
+        rngs,
+        channels,
+        (width,) * convs,
+        kernel,
+        bias=True,
+        affine=True,
+        activation="relu",
+        order="cna",
+        **layer,
     )
 
 

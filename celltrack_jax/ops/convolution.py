@@ -256,6 +256,83 @@ def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return blocks.transpose(order).reshape(x.shape[0], *size, width)
 
 
+def upsample_overlapping(x: jax.Array, kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
+    """Transposed convolution with odd kernels: input pixel i is spread around output pixel i * stride.
+
+    As PyTorch's with padding of half a kernel and an output padding of stride - 1.
+
+    Args:
+      x: (B, *S, C) floats.
+      kernel: (*K, C, Cout) of the same dtype, *K odd.
+      strides: *P, no larger than the kernel.
+
+    Returns:
+      (B, *S * *P, Cout) of the same dtype.
+    """
+    if _PLAINLY.get():
+        return _spread_plainly(x, kernel, strides)
+    cpu, default = (functools.partial(f, strides=tuple(strides)) for f in (_spread_cpu, _spread_plainly))
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _spread_plainly(x, kernel, strides):
+    ndim = x.ndim - 2
+    sizes = kernel.shape[:ndim]
+    padding = [(size // 2, size // 2 + p - 1) for size, p in zip(sizes, strides, strict=True)]
+    mirrored = jnp.flip(kernel, tuple(range(ndim)))
+    return lax.conv_general_dilated(
+        x, mirrored, (1,) * ndim, padding, lhs_dilation=tuple(strides), dimension_numbers=_LAYOUTS[ndim]
+    )
+
+
+def _spread_cpu(x, kernel, strides):
+    """Adds up one matrix product: what each pixel gives to each pixel around it."""
+    *taps, channels, width = kernel.shape
+    matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
+    given = (x.reshape(-1, channels) @ matrix).reshape(*x.shape[:-1], *taps, width)
+    for axis, (size, stride) in enumerate(zip(taps, strides, strict=True), 1):
+        # The axis's taps are the first that are left, behind *S.
+        parts = [lax.index_in_dim(given, tap, x.ndim - 1, keepdims=False) for tap in range(size)]
+        offsets = [tap - size // 2 for tap in range(size)]
+        phases = [
+            sum(
+                _shifted(part, offset // stride, axis)
+                for part, offset in zip(parts, offsets, strict=True)
+                if offset % stride == phase
+            )
+            for phase in range(stride)
+        ]
+        given = jnp.stack(phases, axis + 1).reshape(*given.shape[:axis], -1, *phases[0].shape[axis + 1 :])
+    return given
+
+
+def _shifted(x, by, axis):
+    """Pixel i of an axis comes to i + by; zeros come in."""
+    around = [(max(by, 0), max(-by, 0)) if i == axis else (0, 0) for i in range(x.ndim)]
+    start = max(-by, 0)
+    return lax.slice_in_dim(jnp.pad(x, around), start, start + x.shape[axis], axis=axis) if by else x
+
+
+def upsample_by_repeating(x: jax.Array, window: Sequence[int]) -> jax.Array:
+    """Repeats each pixel over a block of *P: nearest-neighbour interpolation.
+
+    Args:
+      x: (B, *S, C).
+      window: *P.
+
+    Returns:
+      (B, *S * *P, C) of the same dtype.
+    """
+    sizes = [part for n, p in zip(x.shape[1:-1], window, strict=True) for part in (n, p)]
+    spread = [part for n in x.shape[1:-1] for part in (n, 1)]
+    repeated = jnp.broadcast_to(
+        x.reshape(x.shape[0], *spread, x.shape[-1]), (x.shape[0], *sizes, x.shape[-1])
+    )
+    return repeated.reshape(
+        x.shape[0], *(n * p for n, p in zip(x.shape[1:-1], window, strict=True)), x.shape[-1]
+    )
+
+
 def upsample_linearly(x: jax.Array, window: Sequence[int]) -> jax.Array:
     """Interpolates linearly along each spatial axis; pixel centres are half a pixel from the image's edge.
 

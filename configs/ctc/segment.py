@@ -139,6 +139,8 @@ def _base(ndim: int) -> ConfigDict:
             # The finest level works on blocks of 2x2 pixels: nuclei are tens of pixels wide.
             "stem": (2, 2) if flat else (1, 1, 1),
             "convs": 2,
+            "narrow_first": False,
+            "bias": True,
             # Cells may cover 4 % of a frame and far more of a crop around one. Statistics of the input (group norm) then
             # differ between training and inference: on Fluo-N2DH-GOWT1 SEG was 0.84 with them and 0.89 with these.
             "norm": "batch",

@@ -154,6 +154,8 @@ def _base() -> ConfigDict:
             # The finest level works on blocks of 2x2 pixels: nuclei are tens of pixels wide.
             "stem": (2, 2),
             "convs": 2,
+            "narrow_first": False,
+            "bias": True,
             "norm": "batch",
             "groups": 8,
             "affine": True,

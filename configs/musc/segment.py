@@ -236,6 +236,8 @@ def _unet() -> ConfigDict:
             "pools": ((2, 2),) * (levels - 1),
             "stem": (1, 1),
             "convs": 2,
+            "narrow_first": False,
+            "bias": True,
             "norm": "none",
             "groups": 8,
             "affine": True,

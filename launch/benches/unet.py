@@ -51,6 +51,31 @@ def run(against: str | None) -> list[dict[str, Any]]:
 
 def jax_step(ndim: int) -> Callable[[], float]:
     """Returns our training step; each call takes one and returns the loss."""
+    settings = dict(
+        widths=WIDTHS,
+        kernels=((3,) * ndim,) * len(WIDTHS),
+        pools=((2,) * ndim,) * (len(WIDTHS) - 1),
+        stem=(1,) * ndim,
+        convs=2,
+        narrow_first=False,
+        bias=True,
+        norm="group",
+        groups=GROUPS,
+        affine=True,
+        activation="relu",
+        order="cna",
+        dropout=0.0,
+        upsample="transposed",
+        up_channels="halve",
+        join="concat",
+        remat=(False,) * len(WIDTHS),
+        dtype="auto",
+    )
+    return jax_step_of(settings, SIZES[ndim])
+
+
+def jax_step_of(settings: dict[str, Any], size: Sequence[int]) -> Callable[[], float]:
+    """Returns a training step of a `models/unet` of these settings on a batch of size (B, *S)."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -59,34 +84,12 @@ def jax_step(ndim: int) -> Callable[[], float]:
     from celltrack_jax import models
     from celltrack_jax.models.functional import FunctionalModel, Variables
 
-    model = FunctionalModel(
-        functools.partial(
-            models.build,
-            "unet",
-            in_channels=1,
-            heads={"out": 1},
-            widths=WIDTHS,
-            kernels=((3,) * ndim,) * len(WIDTHS),
-            pools=((2,) * ndim,) * (len(WIDTHS) - 1),
-            stem=(1,) * ndim,
-            convs=2,
-            norm="group",
-            groups=GROUPS,
-            affine=True,
-            activation="relu",
-            order="cna",
-            dropout=0.0,
-            upsample="transposed",
-            up_channels="halve",
-            join="concat",
-            remat=(False,) * len(WIDTHS),
-            dtype="float32" if jax.default_backend() == "cpu" else "bfloat16",
-        )
-    )
+    make = functools.partial(models.build, "unet", in_channels=1, heads={"out": 1}, **settings)
+    model = FunctionalModel(make)
     optimizer = optax.adam(LEARNING_RATE)
     params, stats = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
-    x, y = (jnp.asarray(rng.normal(size=(*SIZES[ndim], 1)), jnp.float32) for _ in range(2))
+    x, y = (jnp.asarray(rng.normal(size=(*size, 1)), jnp.float32) for _ in range(2))
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, moments, x, y):
@@ -108,14 +111,19 @@ def jax_step(ndim: int) -> Callable[[], float]:
 
 def torch_step(ndim: int) -> Callable[[], float]:
     """Returns PyTorch's training step on as many threads as this process may use; as `jax_step`."""
+    return torch_step_of(torch_unet(ndim, WIDTHS, GROUPS), SIZES[ndim])
+
+
+def torch_step_of(model: Any, size: Sequence[int]) -> Callable[[], float]:
+    """Returns a training step of a `torch.nn.Module`, as `jax_step_of`."""
     torch = _torch()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    layout = torch.channels_last if ndim == 2 else torch.channels_last_3d
-    model = torch_unet(ndim, WIDTHS, GROUPS).to(device=device, memory_format=layout)
+    batch, *space = size
+    layout = torch.channels_last if len(space) == 2 else torch.channels_last_3d
+    model = model.to(device=device, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    batch, *space = SIZES[ndim]
     x, y = (torch.randn(batch, 1, *space, device=device).to(memory_format=layout) for _ in range(2))
     forward = torch.compile(model) if gpu else model
 

@@ -241,7 +241,7 @@ def test_a_state_for_both_directions_is_refused():
         (dict(heads={"state": 1}), "state"),
         (dict(pools=()), "pools"),
         (dict(norm="layer"), "norm"),
-        (dict(upsample="nearest"), "upsample"),
+        (dict(upsample="cubic"), "upsample"),
     ],
 )
 def test_contradictions_are_refused(change, message):

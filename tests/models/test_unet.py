@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from celltrack_jax import models
 from celltrack_jax.errors import InputError
-from celltrack_jax.models import unet
+from celltrack_jax.models import encoder_decoder, layers, unet
 from celltrack_jax.models.functional import FunctionalModel
 
 FLAT = dict(
@@ -22,6 +22,8 @@ FLAT = dict(
     pools=((2, 2), (2, 2)),
     stem=(1, 1),
     convs=2,
+    narrow_first=False,
+    bias=True,
     norm="group",
     groups=2,
     affine=True,
@@ -110,8 +112,10 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_refused():
         (dict(heads={}), "heads"),
         (dict(convs=0), "convs"),
         (dict(dropout=1.0), "dropout"),
-        (dict(upsample="nearest"), "nearest"),
+        (dict(upsample="cubic"), "cubic"),
         (dict(up_channels="double"), "double"),
+        (dict(convs=1, narrow_first=True), "raise convs"),
+        (dict(upsample="overlapping", pools=((2, 4), (2, 2))), r"gaps in windows \(2, 4\)"),
         (dict(up_channels="keep", join="sum"), "set up_channels to 'halve'"),
     ],
 )
@@ -133,6 +137,8 @@ def test_an_unknown_model_is_refused():
         dict(pools=((2, 3), (1, 2)), convs=1),
         dict(stem=(2, 1), convs=1),
         dict(upsample="bilinear", pools=((2, 3), (1, 2)), convs=1),
+        dict(upsample="nearest", join="none", pools=((2, 3), (1, 2)), convs=1),
+        dict(upsample="overlapping", pools=((2, 3), (1, 2)), kernels=((5, 3), (3, 3), (3, 1)), convs=1),
         dict(upsample="bilinear", up_channels="keep", stem=(1, 2), convs=1),
     ],
 )
@@ -226,7 +232,7 @@ def test_the_unet_of_the_muscle_stem_cells_is_a_config():
 def test_bilinear_upsampling_commutes_with_its_convolution(up_channels):
     """The 1x1 convolution runs before the interpolation, and learns the same as behind it."""
     width = 6 if up_channels == "keep" else 3
-    module = unet.Upsample(nnx.Rngs(0), 6, width, (2, 3), "bilinear", jnp.float32)
+    module = layers.Upsample(nnx.Rngs(0), 6, width, (2, 3), "bilinear", jnp.float32)
     assert module.learned == (up_channels == "halve")
     x = _image(2, 4, 5, 6)
     expected = jax.image.resize(x, (2, 8, 15, 6), "linear")
@@ -251,7 +257,7 @@ def test_dropout_zeroes_a_share_of_each_block_by_the_samples_own_keys():
     with pytest.raises(ValueError, match="pass a key per sample"):
         model.apply(variables, x, train=True)
     ones = jnp.ones((3, 16, 16, 8))
-    shares = (unet._drop(keys, ones, 0.4) == 0).mean((1, 2, 3))
+    shares = (encoder_decoder._drop(keys, ones, 0.4) == 0).mean((1, 2, 3))
     np.testing.assert_allclose(shares, 0.4, atol=0.05)
 
 

@@ -89,6 +89,8 @@ class ToyTask:
             pools=((2, 2),),
             stem=(1, 1),
             convs=1,
+            narrow_first=False,
+            bias=True,
             norm=self.norm,
             groups=2,
             affine=True,
