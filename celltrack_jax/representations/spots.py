@@ -7,7 +7,7 @@ F frames. Channels: one logit per frame: of the sample's own, and of those aroun
 
 import functools
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.ops import gaussian
 from celltrack_jax.ops.balls import draw_balls
 from celltrack_jax.ops.labels import centroids
+from celltrack_jax.ops.nearest_point import nearest_point
 from celltrack_jax.ops.peaks import Peaks, find_peaks
 from celltrack_jax.representations import Found, Target, losses, overlap
 from celltrack_jax.representations.overlap import Kernel
@@ -145,32 +146,18 @@ class Spots:
 
     def _drawn(self, points: jax.Array, shape: tuple[int, ...], spacing: jax.Array) -> jax.Array:
         """(*S) float32 in [0, 1]."""
-        centre = points if self.shape in ("ball", "gaussian") else jnp.round(points)
-        centre = jnp.where(jnp.isnan(centre), -1e4, centre)
-        grid = jnp.meshgrid(*map(jnp.arange, shape), indexing="ij")
-
-        def nearer(best: jax.Array, point: jax.Array) -> tuple[jax.Array, None]:
-            offsets = [axis - at for axis, at in zip(grid, point, strict=True)]
-            if self.shape == "dilated":
-                distance = sum(jnp.abs(offset) for offset in offsets)
-            else:
-                scale = spacing if self.shape in ("ball", "gaussian") else jnp.ones(self.axes)
-                distance = sum(jnp.square(offset * size) for offset, size in zip(offsets, scale, strict=True))
-            return jnp.minimum(best, distance), None
-
-        # A loop over points keeps memory at one map; unrolled, one pass over the map serves several points.
-        least = jax.lax.scan(nearer, jnp.full(shape, jnp.inf), centre, unroll=8)[0]
+        voxels = jnp.ones(self.axes)
         if self.shape == "gaussian":
-            return jnp.exp(-0.5 * least / self.radius**2)
-        if self.shape == "voxel":
-            return (least < 0.5).astype(jnp.float32)
-        limit = self.radius if self.shape == "dilated" else self.radius**2
+            return jnp.exp(-0.5 * nearest_point(points, shape, spacing).square / self.radius**2)
         # A ball smaller than a voxel has its nearest one.
-        nearest = self._nearest_voxel(points, shape) if self.shape == "ball" else 0.0
-        return jnp.maximum((least <= limit * (1 + 1e-6)).astype(jnp.float32), nearest)
-
-    def _nearest_voxel(self, points: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return replace(self, shape="voxel")._drawn(points, shape, jnp.ones(self.axes))
+        nearest = nearest_point(jnp.round(points), shape, voxels).square
+        drawn = nearest <= (self.radius**2 if self.shape == "ball_voxels" else 0.5)
+        if self.shape == "ball":
+            drawn |= nearest_point(points, shape, spacing).square <= self.radius**2
+        drawn = drawn.astype(jnp.float32)
+        for _ in range(int(self.radius) if self.shape == "dilated" else 0):
+            drawn = _dilated(drawn)
+        return drawn
 
     def loss(
         self, prediction: jax.Array, target: Target, step: jax.Array
@@ -239,6 +226,17 @@ class Spots:
             return losses.saturated(target.value)
         p = jnp.clip(target.value, 1e-4, 1 - 1e-4)
         return jnp.log(p) - jnp.log1p(-p)
+
+
+def _dilated(drawn: jax.Array) -> jax.Array:
+    """Grows (*S) through faces by one voxel."""
+    grown = drawn
+    for axis, size in enumerate(drawn.shape):
+        pads = [(int(axis == k), int(axis == k)) for k in range(drawn.ndim)]
+        padded = jnp.pad(drawn, pads)
+        for first in (0, 2):
+            grown = jnp.maximum(grown, jax.lax.slice_in_dim(padded, first, first + size, axis=axis))
+    return grown
 
 
 @functools.partial(jax.jit, static_argnames=("count", "refine"))

@@ -57,9 +57,9 @@ def measures(
 
     Returns:
       What `points.detection_measures` gives for all frames, and where wanted `localisation.error_measures`,
-      `localisation.density_measures` within the one `radius`, and `original_measures`; marker_F1 and its kin where there are markers;
-      helalab_cost; DET, TRA, LNK, AOGM, and where wanted pairs_F1 and its kin, of the Hungarian linker, and of others
-      with their name as prefix.
+      `localisation.density_measures` within the one `radius`, and `original_measures`; marker_F1 and its kin where
+      there are markers; helalab_cost; DET, TRA, LNK, AOGM, and where wanted pairs_F1 and its kin, of the Hungarian
+      linker, and of others with their name as prefix.
     """
     every = [one for frames in movies for one in frames]
     pairs = [(one.truth * one.pixel, one.found * one.pixel) for one in every]
