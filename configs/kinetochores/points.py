@@ -5,21 +5,292 @@
     python -m launch.prepare  --format=kinetochores --source=kin/test --store=stores/kin_test --spacing=0.3,0.13,0.13
     python -m launch.train    --config=configs/kinetochores/points.py:modern --workdir=runs/kin \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
-    python -m launch.sweep    --config=configs/kinetochores/points.py:losses ...
+    python -m launch.sweep    --config=configs/kinetochores/points.py:modern --workdir=runs/losses ...
+    python -m launch.sweep    --config=configs/kinetochores/inputs.py:modern --workdir=runs/inputs ...
 
+An argument is words joined by "_", in any order; what is not said is u3d, c1, vox and the fourth column.
+
+| words | what | spec |
+|---|---|---|
+| modern | our default: an anisotropic U-Net, focal loss, offsets between voxels; 600 steps | 2.3 |
+| u3d, res, van, vanfix, aniso | UNet3D, ResidualUNet3D, the own U-Net as published and with its head mended, ours | 2.3 |
+| c1, c2, t3, t6 | EGFP; and mCherry; EGFP of frames -1, 0, 1; both of these, by frame | 2.2 |
+| vox, dil1, dil2, ball2, ball3, gauss | a voxel, dilated, a ball of 2 or 3 voxels, a Gaussian of 0.2 µm | 2.2 |
+| mse, rmse, rmsle, bce, wbce, dice, gdice, bcedice, focal | losses | 2.4 |
+| gd31, gd51, gd52, gd72, gd93, gd113, gd144 | GaussianDice with kernel size and sigma in voxels | 2.4 |
+| gdstep, gdgeom, gdrandom | (7, 2), (5, 1), (3, 1) in turn; sigma from 0.4 to 0.1 µm; sigma at random | 2.4 |
+| targets3, tdice, tdist | the points of three frames; and what ties these, in the mended form | 2.4 |
+| reg, regtrunc, regvec | distance maps as published; truncated, in µm; and the way to the point | 2.7 |
+| mh | a segmentation and a distance map from two heads | 2.3 d |
+| published | of tdice, tdist and mh: with the sign as published | 2.4 |
+| small, tiny | a sixteenth of the work per step, 400 steps; what the tests train | |
+
+The original trained on one crop of 48x128x128 at a time with Adam at 2e-4, for 80 to 560 steps; these arms take 10,000.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
-ARGUMENTS = ("modern", "tiny")
+LOSSES = ("mse", "rmse", "rmsle", "bce", "wbce", "dice", "gdice", "bcedice", "focal")
+KERNELS = {
+    f"gd{size}{sigma}": (size, sigma)
+    for size, sigma in ((3, 1), (5, 1), (5, 2), (7, 2), (9, 3), (11, 3), (14, 4))
+}
+SCHEDULES = ("gdstep", "gdgeom", "gdrandom")
+ARGUMENTS = (
+    *("modern", "modern_c2", "modern_t3", "modern_t6", "tiny"),
+    *(f"{net}_{loss}" for net in ("van", "vanfix") for loss in ("rmse", "dice", "mse_gauss")),
+    *(f"u3d_{loss}" for loss in (*LOSSES, *KERNELS, *SCHEDULES)),
+    *("res_dice", "aniso_dice"),
+    *(f"c2_{loss}" for loss in ("dice", "gd31", "gd51", "gd52", "gd72", "gd113", "gd144")),
+    *(f"t3_{loss}" for loss in ("dice", "gd31", "gd51", "gd72", "gd113")),
+    *(f"t6_{loss}" for loss in ("dice", "gd51", "gd52", "gd72", "gd93", "gd113", "gd144")),
+    *(f"{labels}_dice" for labels in ("dil1", "dil2", "ball2", "ball3")),
+    *("t3_dil1_dice", "t3_ball2_dice"),
+    *(
+        "t3_targets3_gd51",
+        "t3_tdice_gd51",
+        "t3_tdist_gd51",
+        "t3_tdice_gd51_published",
+        "t3_tdist_gd51_published",
+    ),
+    *(f"{kind}{seen}" for kind in ("reg", "regtrunc", "regvec") for seen in ("", "_c2", "_t3", "_t6")),
+    *("mh", "mh_published"),
+)
 SPACING = (0.3, 0.13, 0.13)
+INPUTS = {
+    "c1": ((0, 0),),
+    "c2": ((0, 0), (1, 0)),
+    "t3": ((0, -1), (0, 0), (0, 1)),
+    "t6": ((0, -1), (1, -1), (0, 0), (1, 0), (0, 1), (1, 1)),
+}
+NETWORKS = ("u3d", "res", "van", "vanfix", "aniso")
+LABELS = {
+    "vox": ("voxel", 0.0),
+    "dil1": ("dilated", 1.0),
+    "dil2": ("dilated", 2.0),
+    "gauss": ("gaussian", 0.2),
+}
+LABELS |= {"ball2": ("ball_voxels", 2.0), "ball3": ("ball_voxels", 3.0)}
+NAMES = {"mse": "l2", "wbce": "weighted_bce", "gdice": "generalised_dice", "bcedice": "bce_dice"}
+OTHER = (
+    "modern",
+    "targets3",
+    "tdice",
+    "tdist",
+    "reg",
+    "regtrunc",
+    "regvec",
+    "mh",
+    "published",
+    "small",
+    "tiny",
+)
+KNOWN = (*NETWORKS, *INPUTS, *LABELS, *LOSSES, *KERNELS, *SCHEDULES, *OTHER)
 
 
 def get_config(arg: str = "modern") -> ConfigDict:
-    if arg not in ARGUMENTS:
-        raise ValueError(f"configs/kinetochores/points.py knows {', '.join(ARGUMENTS)}, not {arg!r}")
+    words = arg.split("_")
+    unknown = [word for word in words if word not in KNOWN]
+    if unknown:
+        raise ValueError(
+            f"configs/kinetochores/points.py knows the words {', '.join(KNOWN)}, not {unknown[0]!r}"
+        )
     config = _base()
+    config.data.inputs = INPUTS[_one(words, INPUTS, "c1")]
+    if not {"modern", "tiny"} & set(words):
+        _original(config, words)
+    if {"small", "tiny"} & set(words):
+        _shrink(config)
+    if "tiny" in words:
+        config.data.crop, config.data.batch_size = (8, 32, 32), 2
+        config.model.widths, config.model.groups = (4, 8, 8), 4
+        config.train.steps, config.optimizer.warmup_steps = 20, 4
+        config.train.log_every, config.train.evaluate_every, config.train.save_every = 5, 10, 10
+        config.evaluation.max_frames, config.evaluation.max_sequences, config.evaluation.calibrate = 2, 1, 0
     return config
+
+
+def sweep(add) -> None:
+    """Which loss? Every one on small volumes, read alike, thresholds from training frames."""
+    for loss in (
+        "focal",
+        "mse",
+        "rmse",
+        "rmsle",
+        "bce",
+        "wbce",
+        "dice",
+        "gdice",
+        "bcedice",
+        *KERNELS,
+        *SCHEDULES,
+    ):
+        add(loss, argument=f"aniso_{loss}_small", overrides={})
+
+
+def _one(words: list[str], known: Any, default: str) -> str:
+    """The word that is one of these."""
+    found = [word for word in words if word in known]
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(found)} exclude each other: give one of them")
+    return found[0] if found else default
+
+
+def _original(config: Any, words: list[str]) -> None:
+    """The arms of the original, on its volumes and with its optimizer, but longer."""
+    config.ema_decay = 0.0
+    for name in config.augment:
+        if name.endswith("_probability"):
+            config.augment[name] = 0.0
+    config.augment.flip_probability, config.augment.rot90_probability = 0.5, 1.0
+    config.augment.affine_probability, config.augment.rotation_deg, config.augment.zoom = 1.0, 35.0, 0.0
+    config.augment.contrast_probability = config.augment.noise_probability = 0.1
+    config.data.crop, config.data.margin, config.data.batch_size = (48, 128, 128), (0, 0, 0), 1
+    config.data.foreground_probability = 0.0
+    config.model = _network(_one(words, NETWORKS, "mh" if "mh" in words else "u3d"))
+    distances = _one(words, ("reg", "regtrunc", "regvec", "mh"), "")
+    if distances:
+        config.representation = _distances(config, distances)
+    elif "focal" not in words:
+        config.representation = _spots(config, words)
+    if "published" in words:
+        config.representation.published_sign = True
+    config.evaluation.calibrate = 4
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-4, 0
+    config.optimizer.weight_decay_rules, config.optimizer.decay = ((".*", 1e-4),), "in_gradient"
+    config.optimizer.clip_norm = 1e9
+    config.train.steps, config.train.evaluate_every, config.train.save_every = 10_000, 1000, 1000
+
+
+def _kernel(name: str) -> ConfigDict:
+    """`representations.overlap.Kernel` of a word, or any where the loss has none."""
+    kernel: Any = ConfigDict(
+        {
+            "sizes": (5,),
+            "sigmas": (1.0,),
+            "spacing": (1.0, 1.0, 1.0),
+            "schedule": "constant",
+            "starts": (0,),
+            "steps": 10_000,
+        }
+    )
+    if name in KERNELS:
+        size, sigma = KERNELS[name]
+        kernel.sizes, kernel.sigmas = (size,), (float(sigma),)
+    elif name == "gdstep":
+        # As published for two epochs each; here for a fifth of the run.
+        kernel.sizes, kernel.sigmas = (7, 5, 3), (2.0, 1.0, 1.0)
+        kernel.schedule, kernel.starts = "steps", (0, 2000, 4000)
+    elif name in SCHEDULES:
+        kernel.sizes, kernel.sigmas, kernel.spacing = (13, 13), (0.4, 0.1), SPACING
+        kernel.schedule = {"gdgeom": "geometric", "gdrandom": "random"}[name]
+    return kernel
+
+
+def _spots(config: Any, words: list[str]) -> ConfigDict:
+    loss = _one(words, (*LOSSES, *KERNELS, *SCHEDULES), "dice")
+    shape, radius = LABELS[_one(words, LABELS, "vox")]
+    tied = _one(words, ("tdice", "tdist"), "none")
+    return ConfigDict(
+        {
+            "name": "spots",
+            "axes": 3,
+            "max_cells": config.data.get_ref("max_cells"),
+            "shape": shape,
+            "radius": radius,
+            "loss_name": NAMES.get(loss, loss if loss in LOSSES else "gaussian_dice"),
+            "kernel": _kernel(loss),
+            "around": (-1, 1) if tied != "none" or "targets3" in words else (),
+            "temporal": {"none": "none", "tdice": "dice", "tdist": "distribution"}[tied],
+            "temporal_weight": 0.1,
+            "published_sign": False,
+            "decoder": "maxima",
+            "threshold": 0.3,
+            # Flat tops and single voxels alike get one maximum.
+            "smoothing": 0.1,
+            "refine": "centroid",
+            "min_distance": 0.25,
+            "max_peaks": 256,
+            "marker_radius": 0.35,
+        }
+    )
+
+
+def _distances(config: Any, word: str) -> ConfigDict:
+    published = word in ("reg", "mh")
+    return ConfigDict(
+        {
+            "name": "point_distance",
+            "axes": 3,
+            "max_cells": config.data.get_ref("max_cells"),
+            "form": "minmax" if published else "truncated",
+            # 60 % of the median distance of neighbours.
+            "reach": 0.6,
+            "vectors": word == "regvec",
+            "around": (),
+            "loss_name": "smooth_l1" if published else "mse",
+            "segment": 1.0 if word == "mh" else 0.0,
+            "segment_radius": 0.3,
+            "kernel": _kernel("gd72"),
+            "published_sign": False,
+            "threshold": 0.3,
+            "smoothing": 0.1,
+            "min_distance": 0.25,
+            "max_peaks": 256,
+            "marker_radius": 0.35,
+        }
+    )
+
+
+def _network(word: str) -> Any:
+    if word == "aniso":
+        return _base().model
+    levels = 5 if word == "res" else 4
+    shared = {
+        "widths": (32, 64, 128, 256, 512)[:levels],
+        "kernels": ((3, 3, 3),) * levels,
+        "pools": ((2, 2, 2),) * (levels - 1),
+        "remat": (False,) * levels,
+        "dtype": "auto",
+    }
+    if word in ("van", "vanfix"):
+        own = {"name": "vanilla_unet", "join": "concat", "head": "block" if word == "van" else "conv"}
+        return ConfigDict(shared | own | {"widths": (64, 128, 256, 512)})
+    if word == "res":
+        return ConfigDict(
+            shared | {"name": "residual_unet", "norm": "group", "groups": 8, "activation": "elu"}
+        )
+    unet3d = {
+        **{"name": "unet", "stem": (1, 1, 1), "convs": 2, "narrow_first": True, "bias": False},
+        **{"norm": "group", "groups": 8, "affine": True, "activation": "relu", "order": "nca"},
+        **{"join": "concat", "upsample": "nearest", "up_channels": "keep", "dropout": 0.0},
+    }
+    if word == "mh":
+        heads = {"name": "multihead_unet", "split": (1, 1), "head_widths": (8, 4), "head_activation": "none"}
+        return ConfigDict(shared | unet3d | heads)
+    return ConfigDict(shared | unet3d)
+
+
+def _shrink(config: Any) -> None:
+    levels = 3
+    config.data.crop, config.data.margin, config.data.batch_size = (16, 48, 48), (0, 8, 8), 4
+    config.data.foreground_probability = 0.9
+    config.model.widths = (8, 16, 32)
+    config.model.kernels = (
+        config.model.kernels[:levels] if config.model.name != "unet" else ((1, 3, 3), (3, 3, 3), (3, 3, 3))
+    )
+    config.model.pools = ((1, 2, 2), (2, 2, 2))
+    config.model.remat = (False,) * levels
+    config.optimizer.learning_rate, config.optimizer.warmup_steps, config.optimizer.clip_norm = 2e-3, 20, 1.0
+    config.ema_decay = 0.99
+    config.train.steps, config.train.evaluate_every, config.train.save_every = 400, 400, 400
+    config.evaluation.max_frames = 4
+    if "kernel" in config.representation:
+        config.representation.kernel.steps = config.train.get_ref("steps")
+        if config.representation.kernel.schedule == "steps":
+            config.representation.kernel.starts = (0, 80, 160)
 
 
 def _base() -> ConfigDict:
@@ -86,6 +357,8 @@ def _base() -> ConfigDict:
             "affine": True,
             "activation": "relu",
             "order": "cna",
+            "narrow_first": False,
+            "bias": True,
             "join": "concat",
             "upsample": "transposed",
             "up_channels": "halve",
