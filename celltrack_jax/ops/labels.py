@@ -51,6 +51,25 @@ def centroids(labels: jax.Array, max_cells: int) -> jax.Array:
     return total[:, 1:] / count + jnp.array(middle, jnp.float32)
 
 
+def boxes(labels: jax.Array, max_cells: int) -> tuple[jax.Array, jax.Array]:
+    """Bounding box of each cell.
+
+    Args:
+      labels: (*S) int32, dense.
+      max_cells: K.
+
+    Returns:
+      (K, ndim) int32 each: the first pixel, and behind the last one; 0 for ids without a pixel.
+    """
+    index = jnp.stack(
+        [lax.broadcasted_iota(jnp.int32, labels.shape, axis) for axis in range(labels.ndim)], -1
+    )
+    rows = jnp.concatenate([-index, index + 1], -1).reshape(-1, 2 * labels.ndim)
+    reach = jax.ops.segment_max(rows, _segments(labels, max_cells), max_cells)
+    reach = jnp.where(reach[:, -1:] > 0, reach, 0)
+    return -reach[:, : labels.ndim], reach[:, labels.ndim :]
+
+
 def _segments(labels: jax.Array, max_cells: int) -> jax.Array:
     # Scatters drop what lies behind the last segment, but would wrap negative ids around.
     return jnp.where(labels < 0, max_cells, labels).reshape(-1)

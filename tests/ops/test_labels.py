@@ -43,6 +43,14 @@ def test_maxima(labels):
     assert (np.delete(found, present) == -np.inf).all()
 
 
+def test_boxes(labels):
+    low, high = (np.asarray(part) for part in ops.boxes(labels, K))
+    found = ndimage.find_objects(labels, K - 1)
+    for cell, box in enumerate(found, 1):
+        expected = [(0, 0)] * labels.ndim if box is None else [(part.start, part.stop) for part in box]
+        assert list(zip(low[cell], high[cell], strict=True)) == expected
+
+
 def test_unknown_pixels_and_ids_beyond_the_bound_are_counted_nowhere():
     labels = jnp.array([[-1, -1, 0, 1, 2, 5, 6]], jnp.int32)
     np.testing.assert_array_equal(ops.sizes(labels, 5), [1, 1, 1, 0, 0])

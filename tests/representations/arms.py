@@ -66,6 +66,22 @@ HEATMAP = {
     "max_peaks": 128,
     "marker_radius": 3.0,
 }
+EMBEDSEG = {
+    "axes": 2,
+    "max_cells": 32,
+    "centre": "medoid",
+    "radius": 4.0,
+    "scale": 16.0,
+    "margin": 4.0,
+    "window": (32, 32),
+    "variance_weight": 10.0,
+    "seed_weight": 1.0,
+    "foreground_weight": 10.0,
+    "foreground_threshold": 0.5,
+    "threshold": 0.9,
+    "min_size": 1,
+    "max_found": 128,
+}
 
 ARMS = {
     "distance of the cell": ("distance", DISTANCE),
@@ -84,6 +100,7 @@ ARMS = {
         "heatmap",
         HEATMAP | {"loss_name": "focal", "offset_weight": 0.5, "step_weight": 0.5},
     ),
+    "clusters": ("embedseg", EMBEDSEG),
 }
 
 
@@ -95,8 +112,10 @@ def build(arm: str, **changes) -> Representation:
 
 def build_for(arm: str, labels: np.ndarray, **changes) -> Representation:
     """The same for label maps of this many axes."""
-    axes = {"axes": labels.ndim} if ARMS[arm][0] == "heatmap" else {}
-    return build(arm, **axes, **changes)
+    axes = {"axes": labels.ndim} if "axes" in ARMS[arm][1] else {}
+    if "window" in ARMS[arm][1]:
+        axes |= {"window": (12, 32, 32)[-labels.ndim :]}
+    return build(arm, **axes | changes)
 
 
 # Representations are hashable, so each of these programs compiles once for all tests.

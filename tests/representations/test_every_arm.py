@@ -51,8 +51,9 @@ def test_a_better_prediction_costs_less(arm):
     # From the target itself towards an answer that knows nothing.
     nothing = jnp.full_like(best, best.mean()) + noise
     costs = [float(cost(representation, target, best + f * (nothing - best))[0]) for f in (0, 0.3, 0.6, 1)]
-    if not arm.startswith("heat, focal"):
-        # The focal loss forgives heat around a centre but does not ask for it: less is better still.
+    if not arm.startswith(("heat, focal", "clusters")):
+        # The focal loss forgives heat around a centre but does not ask for it: less is better still. Seeds that are
+        # sure of clusters that miss cost more than ones that know nothing.
         assert costs == sorted(costs)
     assert costs[0] < 0.1 * costs[-1]
 
