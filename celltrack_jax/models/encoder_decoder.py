@@ -19,7 +19,8 @@ from celltrack_jax.ops.dropout import dropout
 
 MakeBlock: TypeAlias = Callable[[int, int, tuple[int, ...]], nnx.Module]
 """Makes what works at a level of its input channels, its output channels and its kernel. It is called as
-`block(x, train)`, (B, *S, channels) to (B, *S, width)."""
+`block(x, train)`, (B, *S, channels) to (B, *S, width); on the way up also of a `layers.Joined`, where skips are
+concatenated with the nearest pixels."""
 
 JOINS = ("concat", "sum", "none")
 
@@ -110,8 +111,8 @@ class EncoderDecoder(nnx.Module):
                 x = convolution.max_pool(x, self.pools[level - 1])
             x = self._run(level, block, x, _fold(key, level), train)
         for level in reversed(range(len(self.up))):
-            x = self._join(skips.pop(), self.up[level](x))
-            x = self._run(level, self.merge[level], x, _fold(key, len(self.down) + level), train)
+            joined = self._joined(skips.pop(), x, self.up[level])
+            x = self._run(level, self.merge[level], joined, _fold(key, len(self.down) + level), train)
         return x
 
     @property
@@ -129,13 +130,22 @@ class EncoderDecoder(nnx.Module):
         """
         return receptive_radius(self.kernels, self.pools, self.stem, self.convs, self.upsample)
 
-    def _join(self, skip: jax.Array, up: jax.Array) -> jax.Array:
+    def _joined(self, skip: jax.Array, x: jax.Array, up: layers.Upsample) -> jax.Array | layers.Joined:
         if self.join == "none":
-            return up
-        return jnp.concatenate([skip, up], -1) if self.join == "concat" else skip + up
+            return up(x)
+        if self.join == "sum":
+            return skip + up(x)
+        if self.upsample == "nearest":
+            return layers.Joined(skip, up.projected(x), up.pool)
+        return jnp.concatenate([skip, up(x)], -1)
 
     def _run(
-        self, level: int, block: nnx.Module, x: jax.Array, key: jax.Array | None, train: bool
+        self,
+        level: int,
+        block: nnx.Module,
+        x: jax.Array | layers.Joined,
+        key: jax.Array | None,
+        train: bool,
     ) -> jax.Array:
         if not self.remat[level]:
             return _drop(key, block(x, train), self.rate)
@@ -146,9 +156,9 @@ class EncoderDecoder(nnx.Module):
             block = nnx.merge(graph, params, stats, copy=True)
             return _drop(key, block(x, train), self.rate), nnx.split(block, nnx.Param, ...)[2]
 
-        x, stats = run(params, stats, x, key)
+        y, stats = run(params, stats, x, key)
         nnx.update(block, stats)
-        return x
+        return y
 
 
 def receptive_radius(

@@ -5,6 +5,8 @@ Shapes: B batch, *S spatial axes (y, x) or (z, y, x), *K kernel, *P pool, C chan
 
 import itertools
 import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,19 @@ _BATCH_MOMENTUM = 0.9
 """Share of the running batch statistics that a training step keeps."""
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Joined:
+    """Features and, behind their channels, coarser ones whose pixels count as repeated, without being made."""
+
+    fine: jax.Array
+    """(B, *S, C)."""
+    coarse: jax.Array
+    """(B, *S / window, C')."""
+    window: tuple[int, ...] = field(metadata={"static": True})
+    """How many pixels each coarse one stands for, per axis."""
+
+
 class Block(nnx.Module):
     """A level's convolutions, each with its normalisation and activation in the given order."""
 
@@ -46,14 +61,14 @@ class Block(nnx.Module):
             if norm != "none" and "n" in order
         )
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, *S, channels) to (B, *S, widths[-1])."""
+    def __call__(self, x: Any, train: bool) -> jax.Array:
+        """(B, *S, channels), as an array or `Joined`, to (B, *S, widths[-1])."""
         for conv, norm in itertools.zip_longest(self.convs, self.norms):
             for step in self.order:
                 if step == "c":
                     x = conv(x)
                 elif step == "a":
-                    x = ACTIVATIONS[self.activation](x)
+                    x = jax.tree.map(ACTIVATIONS[self.activation], x)
                 elif norm is not None:
                     x = norm(x, train)
         return x
@@ -67,9 +82,15 @@ class Convolution(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), (*kernel, channels, width)))
         self.bias = nnx.Param(jnp.zeros(width)) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Joined) -> jax.Array:
         """(B, *S, channels) to (B, *S, width)."""
-        x = convolution.convolve(x, self.kernel[...].astype(self.dtype))
+        kernel = self.kernel[...]
+        if isinstance(x, Joined):
+            of_fine, of_coarse = jnp.split(kernel, [x.fine.shape[-1]], -2)
+            fine = convolution.convolve(x.fine, of_fine.astype(self.dtype))
+            x = fine + convolution.convolve_repeated(x.coarse, of_coarse, x.window)
+        else:
+            x = convolution.convolve(x, kernel.astype(self.dtype))
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)
 
 
@@ -95,17 +116,21 @@ class Upsample(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, *S, channels) to (B, *S * *P, width)."""
-        if self.learned:
-            kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-            if self.kind == "transposed":
-                return convolution.upsample(x, kernel) + bias
-            if self.kind == "overlapping":
-                return convolution.upsample_overlapping(x, kernel, self.pool) + bias
-            # Weights of the interpolation sum to 1, so the 1x1 convolution may come first, on fewer pixels.
-            x = x @ kernel + bias
         if self.kind == "nearest":
-            return convolution.upsample_by_repeating(x, self.pool)
-        return convolution.upsample_linearly(x, self.pool)
+            return convolution.upsample_by_repeating(self.projected(x), self.pool)
+        if self.kind == "bilinear":
+            # Weights of the interpolation sum to 1, so the 1x1 convolution may come first, on fewer pixels.
+            return convolution.upsample_linearly(self.projected(x), self.pool)
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        if self.kind == "transposed":
+            return convolution.upsample(x, kernel) + bias
+        return convolution.upsample_overlapping(x, kernel, self.pool) + bias
+
+    def projected(self, x: jax.Array) -> jax.Array:
+        """What "bilinear" and "nearest" do before they up-sample: (B, *S, channels) to (B, *S, width)."""
+        if not self.learned:
+            return x
+        return x @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
 
 
 class Head(nnx.Module):
@@ -133,18 +158,31 @@ class Norm(nnx.Module):
             self.mean = nnx.BatchStat(jnp.zeros(channels))
             self.variance = nnx.BatchStat(jnp.ones(channels))
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, *S, channels) to the same shape; updates the running statistics where `train`."""
+    def __call__(self, x: Any, train: bool) -> Any:
+        """(B, *S, channels), or what is joined to as many, to the same; updates the running statistics where `train`."""
+        first, *more = jax.tree.leaves(x)
         if not self.batch:
-            mean, variance = normalisation.group_statistics(x, self.groups)
+            mean, variance = normalisation.group_statistics(first, self.groups, *more)
         elif train:
-            mean, variance = normalisation.batch_statistics(x)
+            each = [normalisation.batch_statistics(part) for part in (first, *more)]
+            mean, variance = (jnp.concatenate(parts) for parts in zip(*each, strict=True))
             for running, now in ((self.mean, mean), (self.variance, variance)):
                 running[...] = _BATCH_MOMENTUM * running[...] + (1 - _BATCH_MOMENTUM) * now
         else:
             mean, variance = self.mean[...], self.variance[...]
         scale, offset = (self.scale[...], self.offset[...]) if self.affine else (1.0, 0.0)
-        return normalisation.normalise(x, mean, variance, scale, offset)
+        if not more:
+            return normalisation.normalise(x, mean, variance, scale, offset)
+        return _normalise_joined(x, mean, variance, scale, offset)
+
+
+def _normalise_joined(x: Joined, mean, variance, scale, offset) -> Joined:
+    channels = x.fine.shape[-1] + x.coarse.shape[-1]
+    each = [jnp.repeat(numbers, channels // numbers.shape[-1], -1) for numbers in (mean, variance)]
+    each += [jnp.broadcast_to(numbers, channels) for numbers in (scale, offset)]
+    of_fine, of_coarse = zip(*(jnp.split(numbers, [x.fine.shape[-1]], -1) for numbers in each), strict=True)
+    fine, coarse = normalisation.normalise(x.fine, *of_fine), normalisation.normalise(x.coarse, *of_coarse)
+    return Joined(fine, coarse, x.window)
 
 
 def check_layers(*, norm, activation, heads, upsample, up_channels):

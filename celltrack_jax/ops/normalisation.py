@@ -10,23 +10,25 @@ from jax import lax
 EPSILON = 1e-5
 
 
-def group_statistics(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+def group_statistics(x: jax.Array, groups: int, *more: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of each sample's channel groups, in one pass over x.
 
     Args:
-      x: (B, *S, C) floats, C divisible by groups.
-      groups: G; C gives instance normalisation, 1 layer normalisation over everything.
+      x: (B, *S, C) floats.
+      groups: G, divides the channels; C gives instance normalisation, 1 layer normalisation over everything.
+      *more: (B, *S', C') floats whose channels follow, each with a size of its own: a pixel counts as many times as
+        makes the sizes equal.
 
     Returns:
       mean and variance, each (B, G) float32.
     """
-    batch, channels = x.shape[0], x.shape[-1]
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(batch, -1, channels)
-    pixels, per_group = x.shape[1], channels // groups
-    total = x.sum(1).reshape(batch, groups, per_group).sum(-1)
-    square = (x * x).sum(1).reshape(batch, groups, per_group).sum(-1)
-    mean = total / (pixels * per_group)
-    return mean, jnp.maximum(square / (pixels * per_group) - mean * mean, 0.0)
+    wide = [part.astype(jnp.promote_types(part.dtype, jnp.float32)) for part in (x, *more)]
+    flat = [part.reshape(part.shape[0], -1, part.shape[-1]) for part in wide]
+    mean, square = (
+        jnp.concatenate(moments, -1).reshape(x.shape[0], groups, -1).mean(-1)
+        for moments in zip(*((part.mean(1), (part * part).mean(1)) for part in flat), strict=True)
+    )
+    return mean, jnp.maximum(square - mean * mean, 0.0)
 
 
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:

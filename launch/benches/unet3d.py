@@ -70,7 +70,7 @@ def settings(widths: tuple[int, ...]) -> dict[str, Any]:
 
 
 def peer_network(widths: tuple[int, ...]) -> Any:
-    """Returns pytorch-3dunet's network of one output, in training mode: without its last sigmoid.
+    """Returns pytorch-3dunet's network of one output, without its last sigmoid.
 
     Raises:
       InputError: the package is not installed.
@@ -82,4 +82,4 @@ def peer_network(widths: tuple[int, ...]) -> Any:
             "bench unet3d: pytorch-3dunet, the peer, is not installed; pip install pytorch3dunet torch, or leave "
             "--against out"
         ) from None
-    return model.UNet3D(1, 1, f_maps=list(widths), num_groups=GROUPS).train()
+    return model.UNet3D(1, 1, f_maps=list(widths), num_groups=GROUPS, is_segmentation=False)

@@ -10,7 +10,7 @@ import pytest
 
 from celltrack_jax.errors import InputError
 from launch import bench, json_file
-from launch.benches import convlstm, metrics, timing
+from launch.benches import convlstm, metrics, timing, unet3d
 from tests.conftest import ROOT
 
 
@@ -91,6 +91,16 @@ def test_the_benchmark_of_clips_says_the_memory_with_and_without_remat(monkeypat
     assert 0 < again["MB per frame"] < plain["MB per frame"]
     with pytest.raises(InputError, match="no peer 'keras'"):
         convlstm.run("keras")
+
+
+def test_the_benchmark_of_unet3d_takes_steps(monkeypatch):
+    for name, value in {"SIZES": ((1, 4, 8, 8),), "WIDTHS": (8, 16), "REPEATS": 1}.items():
+        monkeypatch.setattr(unet3d, name, value)
+    (row,) = unet3d.run(None)
+    assert row["name"] == "UNet3D step, 1x4x8x8"
+    assert row["ours_s"] > 0
+    with pytest.raises(InputError, match="no peer 'monai'"):
+        unet3d.run("monai")
 
 
 def test_what_a_row_says_beside_the_columns_keeps_its_order(capsys):

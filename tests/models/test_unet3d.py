@@ -49,6 +49,22 @@ def test_up_sampling_repeats_pixels(width):
     np.testing.assert_allclose(module(x), repeated, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_features_that_are_not_repeated_give_the_same_as_repeated_ones(norm):
+    """A block of skips and coarser features, against one of the array that they stand for."""
+    settings = dict(bias=True, norm=norm, groups=2, affine=True, activation="relu", order="nac")
+    block, twin = (
+        layers.Block(nnx.Rngs(0), 5 + 3, (4,), (3, 3), **settings, dtype=jnp.float32) for _ in range(2)
+    )
+    fine, coarse = networks.image(2, 8, 6, 5), 2 + 3 * networks.image(2, 4, 6, 3, seed=1)
+    whole = jnp.concatenate([fine, jnp.repeat(coarse, 2, 1)], -1)
+    ours, reference = block(layers.Joined(fine, coarse, (2, 1)), True), twin(whole, True)
+    np.testing.assert_allclose(ours, reference, atol=1e-4)
+    states = nnx.state(block, nnx.BatchStat), nnx.state(twin, nnx.BatchStat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *states)
+    assert bool(jax.tree.leaves(states)) == (norm == "batch")
+
+
 @pytest.mark.slow
 def test_forward_and_backward_equal_pytorch():
     torch = pytest.importorskip("torch", reason="torch is the oracle of this test")

@@ -131,6 +131,68 @@ def test_other_platforms_get_one_plain_convolution_with_strides_too():
     assert text.count("stablehlo.convolution") == 3
 
 
+EVEN = [
+    ((2, 12, 10, 9), (2, 3, 9, 4)),
+    ((2, 5, 7, 9, 8), (2, 2, 2, 8, 3)),
+    ((2, 4, 6, 5, 2), (1, 2, 2, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape"), EVEN)
+def test_an_even_kernel_makes_one_pixel_more(x_shape, kernel_shape):
+    x, kernel = _random(0, *x_shape), _random(1, *kernel_shape)
+    ours = _value_and_gradients(convolution.convolve, x, kernel)
+    more = [n + (taps % 2 == 0) for n, taps in zip(x_shape[1:-1], kernel_shape, strict=False)]
+    assert ours[0].shape == (x_shape[0], *more, kernel_shape[-1])
+    _assert_equal(ours, _value_and_gradients(convolution.convolve_plainly, x, kernel))
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "window"),
+    [
+        ((2, 4, 3, 9), (3, 3, 9, 4), (2, 2)),
+        ((1, 4, 5, 9), (5, 3, 9, 4), (1, 2)),
+        ((1, 4, 5, 6, 9), (3, 3, 3, 9, 2), (2, 2, 2)),
+        ((1, 3, 5, 4, 8), (1, 3, 3, 8, 2), (1, 2, 2)),
+        ((1, 3, 2, 8), (3, 1, 8, 2), (3, 2)),
+    ],
+)
+def test_repeated_pixels_need_not_be_made_to_be_convolved(x_shape, kernel_shape, window):
+    x, kernel = _random(0, *x_shape), _random(1, *kernel_shape)
+
+    def made(x, kernel):
+        for axis, times in enumerate(window, 1):
+            x = jnp.repeat(x, times, axis)
+        return convolution.convolve_plainly(x, kernel)
+
+    _assert_equal(
+        _value_and_gradients(lambda x, kernel: convolution.convolve_repeated(x, kernel, window), x, kernel),
+        _value_and_gradients(made, x, kernel),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel_shape", "window"),
+    [((3, 3, 6, 4), (2, 2)), ((3, 5, 6, 4), (1, 2)), ((3, 3, 3, 6, 4), (2, 3, 1))],
+)
+def test_the_overlapping_upsampling_spreads_each_pixel(kernel_shape, window):
+    """Pixel i lies at i * stride, and each tap beside it; the CPU's sums equal the plain lowering."""
+    ndim = len(window)
+    x, kernel = _random(0, 2, *(4, 3, 2)[:ndim], 6), _random(1, *kernel_shape)
+    made = [n * p for n, p in zip(x.shape[1:-1], window, strict=True)]
+    expected = np.zeros((2, *(n + k for n, k in zip(made, kernel_shape, strict=False)), 4))
+    for place in np.ndindex(*x.shape[1:-1]):
+        for tap in np.ndindex(*kernel_shape[:ndim]):
+            at = tuple(i * p + t for i, p, t in zip(place, window, tap, strict=True))
+            expected[(slice(None), *at)] += np.asarray(x[(slice(None), *place)] @ kernel[tap])
+    inside = tuple(slice(k // 2, k // 2 + n) for n, k in zip(made, kernel_shape, strict=False))
+    ours = _value_and_gradients(lambda x, k: convolution.upsample_overlapping(x, k, window), x, kernel)
+    np.testing.assert_allclose(ours[0], expected[(slice(None), *inside)], rtol=1e-10, atol=1e-10)
+    with convolution.lowered_plainly():
+        plain = _value_and_gradients(lambda x, k: convolution.upsample_overlapping(x, k, window), x, kernel)
+    _assert_equal(ours, plain)
+
+
 @pytest.mark.parametrize("window", [(2, 2), (1, 2), (1, 2, 2), (2, 3, 2)])
 def test_upsample_equals_the_transposed_convolution(window):
     ndim = len(window)
