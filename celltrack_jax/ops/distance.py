@@ -119,12 +119,12 @@ def _over_offsets(
             best = combine(best, there, lift)
         return best
 
-    offsets = _largest_of_batch(jnp.minimum(jnp.ceil(max_distance / spacing), reach).astype(jnp.int32))
+    offsets = largest_of_batch(jnp.minimum(jnp.ceil(max_distance / spacing), reach).astype(jnp.int32))
     return lax.fori_loop(1, offsets + 1, step, start)
 
 
 @custom_vmap
-def _largest_of_batch(count: jax.Array) -> jax.Array:
+def largest_of_batch(count: jax.Array) -> jax.Array:
     """The count; under `vmap` the largest of the batch, for all. More offsets than needed change nothing.
 
     A loop with a length per sample goes on while any sample does: over several devices that was a sum over all of
@@ -133,7 +133,7 @@ def _largest_of_batch(count: jax.Array) -> jax.Array:
     return count
 
 
-@_largest_of_batch.def_vmap
+@largest_of_batch.def_vmap
 def _(axis_size: int, in_batched: list[bool], count: jax.Array) -> tuple[jax.Array, bool]:
     del axis_size, in_batched
     return jnp.max(count), False

@@ -29,8 +29,7 @@ def weighted_mean(value: jax.Array, weight: jax.Array) -> jax.Array:
 def binary_cross_entropy(logits: jax.Array, probability: jax.Array, weight: jax.Array) -> jax.Array:
     """Weighted mean cross entropy; logits and target probabilities (B, *S, C). Returns ()."""
     logits = known(logits, weight)
-    entropy = jnp.maximum(logits, 0) - logits * probability + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return weighted_mean(entropy, weight)
+    return weighted_mean(jax.nn.softplus(logits) - logits * probability, weight)
 
 
 def soft_dice(probability: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Every arm of every representation, with constants for cells about ten pixels wide."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,23 @@ HEATMAP = {
     "max_peaks": 128,
     "marker_radius": 3.0,
 }
+STAR = {
+    "axes": 2,
+    "rays": 64,
+    "grid": (1, 1),
+    "max_cells": 64,
+    "max_length": 30.0,
+    "radius": 8.0,
+    "neighbours": 4,
+    "bce_weight": 1.0,
+    "length_weight": 0.2,
+    "background_weight": 2e-5,
+    "threshold": 0.5,
+    "candidates": "all",
+    "max_candidates": 4096,
+    "overlap": "exact",
+    "max_overlap": 0.4,
+}
 EMBEDSEG = {
     "axes": 2,
     "max_cells": 32,
@@ -100,6 +118,8 @@ ARMS = {
         "heatmap",
         HEATMAP | {"loss_name": "focal", "offset_weight": 0.5, "step_weight": 0.5},
     ),
+    "star": ("star", STAR),
+    "star, maxima and balls": ("star", STAR | {"candidates": "maxima", "overlap": "ball"}),
     "clusters": ("embedseg", EMBEDSEG),
 }
 
@@ -112,9 +132,11 @@ def build(arm: str, **changes) -> Representation:
 
 def build_for(arm: str, labels: np.ndarray, **changes) -> Representation:
     """The same for label maps of this many axes."""
-    axes = {"axes": labels.ndim} if "axes" in ARMS[arm][1] else {}
+    axes: dict[str, Any] = {"axes": labels.ndim} if "axes" in ARMS[arm][1] else {}
     if "window" in ARMS[arm][1]:
         axes |= {"window": (12, 32, 32)[-labels.ndim :]}
+    if "rays" in ARMS[arm][1]:
+        axes |= {"grid": (1,) * labels.ndim, "rays": 64 if labels.ndim == 2 else 256}
     return build(arm, **axes | changes)
 
 

@@ -178,6 +178,14 @@ def test_an_unknown_name_is_an_input_error():
         ("heat, mse", {"loss_name": "l0"}),
         ("heat, mse", {"sigma": 0.0}),
         ("heat, focal", {"compose": "sum"}),
+        ("star", {"candidates": "minima"}),
+        ("star", {"overlap": "union"}),
+        ("star", {"axes": 4}),
+        ("star", {"grid": (1, 1, 1)}),
+        ("star", {"grid": (1, 0)}),
+        ("star", {"rays": 3}),
+        ("star", {"radius": 31.0}),
+        ("star", {"threshold": 1.0}),
     ],
 )
 def test_bad_constants_are_input_errors_that_name_them(arm, changes):

@@ -42,6 +42,12 @@ def test_binary_cross_entropy_equals_optax():
     )  # fmt: skip
 
 
+def test_binary_cross_entropy_rises_by_the_error_of_the_probability_also_at_zero():
+    logits = jnp.array([-3.0, -1e-6, 0.0, 1e-6, 3.0]).reshape(1, 5, 1)
+    slope = jax.grad(losses.binary_cross_entropy)(logits, jnp.full_like(logits, 0.2), jnp.ones_like(logits))
+    np.testing.assert_allclose(5 * slope, jax.nn.sigmoid(logits) - 0.2, atol=1e-6)
+
+
 def test_cross_entropy_equals_optax():
     expected = optax.softmax_cross_entropy_with_integer_labels(LOGITS, CLASSES)
     weights = WEIGHT[..., 0] * jnp.asarray(CLASS_WEIGHTS)[CLASSES]

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from configs.hela import centroids
 from tests.data import point_movies
+from tests.representations.arms import STAR
 
 SHAPE = (80, 96)
 FRAMES = range(1, 9)
@@ -87,6 +89,16 @@ def test_the_truth_itself_scores_one(folder, monkeypatch):
         assert scores[f"{linker}AOGM"] == 0
     # The original's score counts the edges that it never predicts.
     assert 0 < scores["helalab_cost"] < 2
+
+
+def test_star_convex_cells_learn_from_points_and_are_read_as_points(folder, monkeypatch):
+    config = config_of(folder)
+    changes = {"grid": (2, 2), "rays": 32, "radius": 5.0, "max_cells": config.data.max_cells}
+    config.representation = ConfigDict({"name": "star", **STAR, **changes})
+    task: Any = tasks.build(config)
+    monkeypatch.setattr(task, "predictor", answers(true_maps(task)))
+    scores = scores_of(task)
+    assert scores["F1_3"] == scores["DET"] == scores["TRA"] == 1
 
 
 def test_a_step_leads_a_linker_further_than_cells_lie_apart(tmp_path, monkeypatch):
