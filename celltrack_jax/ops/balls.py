@@ -1,4 +1,4 @@
-"""Points drawn as balls. numpy only.
+"""Points drawn as balls and ellipsoids. numpy only.
 
 Shapes: N points, S spatial axes (Y, X) or (Z, Y, X), D of them.
 """
@@ -34,4 +34,35 @@ def draw_balls(
     # What is written last stays: the nearest.
     order = np.argsort(-distance[point, place], kind="stable")
     labels[tuple(pixel[point, place][order].T)] = point[order] + 1
+    return labels
+
+
+def draw_ellipsoids(
+    position: np.ndarray, radii: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray
+) -> np.ndarray:
+    """Draws points as ellipsoids along the axes; where they meet, each pixel goes to the one it lies deepest in.
+
+    Args:
+      position: (N, D) index.
+      radii: (N, D) semi-axes, positive, in the unit of the spacing; the pixel that holds a point is always drawn.
+      shape: *S.
+      spacing: (D,).
+
+    Returns:
+      (*S) int32, 1..N in the order of the points; of equally deep ones the first.
+    """
+    labels = np.zeros(shape, np.int32)
+    depth = np.full(shape, np.inf)
+    for k, (point, radius) in enumerate(zip(position, radii / spacing, strict=True)):
+        own = np.clip(np.rint(point).astype(int), 0, np.array(shape) - 1)
+        low = np.clip(np.minimum(np.ceil(point - radius).astype(int), own), 0, None)
+        high = np.minimum(np.maximum(np.floor(point + radius).astype(int), own) + 1, shape)
+        window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        grid = np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij")
+        square = np.square((np.stack(grid, -1) - point) / radius).sum(-1)
+        drawn = square <= 1
+        drawn[tuple(own - low)] = True
+        drawn &= square < depth[window]
+        labels[window][drawn] = k + 1
+        depth[window][drawn] = square[drawn]
     return labels

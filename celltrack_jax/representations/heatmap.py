@@ -24,8 +24,6 @@ from celltrack_jax.ops.peaks import Peaks, find_peaks
 from celltrack_jax.ops.windowed_peaks import find_windowed_peaks
 from celltrack_jax.representations import Found, Target, losses
 
-_PEAK = 0.9999
-"""Heat from which a pixel is a centre for the focal loss; centres sit on pixels, so theirs is 1."""
 _LOSSES = ("mse", "l1", "weighted_mse", "focal")
 
 
@@ -165,7 +163,7 @@ class Heatmap:
         prediction = losses.known(prediction, target.weight)
         heat, truth = prediction[..., :1], target.value[..., :1]
         if self.loss_name == "focal":
-            value = self._focal(self._logits(heat), truth, target.weight)
+            value = losses.focal(self._logits(heat), truth, target.weight, self.focal_alpha, self.focal_beta)
         else:
             error = jnp.abs(heat - truth) if self.loss_name == "l1" else jnp.square(heat - truth)
             factor = 1.0 + self.peak_weight * truth if self.loss_name == "weighted_mse" else 1.0
@@ -187,17 +185,6 @@ class Heatmap:
 
     def _logits(self, raw: jax.Array) -> jax.Array:
         return raw + losses.logit(self.focal_prior)
-
-    def _focal(self, logits: jax.Array, truth: jax.Array, weight: jax.Array) -> jax.Array:
-        """Per centre; centres are positives, all else negatives with relief near a centre."""
-        probability = jax.nn.sigmoid(logits)
-        centre = truth >= _PEAK
-        positive = -jax.nn.log_sigmoid(logits) * (1 - probability) ** self.focal_alpha
-        relief = (1 - jnp.minimum(truth, 1.0)) ** self.focal_beta
-        negative = -jax.nn.log_sigmoid(-logits) * probability**self.focal_alpha * relief
-        known_centres = (centre & (weight > 0)).sum()
-        total = jnp.where(weight > 0, weight * jnp.where(centre, positive, negative), 0.0).sum()
-        return total / jnp.maximum(known_centres, 1)
 
     def points(self, prediction: np.ndarray, spacing: np.ndarray) -> Found:
         """Reads points from the raw output (*S, C) float32 of one frame; thread-safe.
@@ -225,8 +212,7 @@ class Heatmap:
         """The heat, or its logit; offsets and steps."""
         heat, *rest = jnp.split(target.value, [1], -1)
         if self.loss_name == "focal":
-            heat = jnp.clip(heat, 1e-4, _PEAK)
-            heat = jnp.log(heat) - jnp.log1p(-heat) - losses.logit(self.focal_prior)
+            heat = losses.heat_logits(heat) - losses.logit(self.focal_prior)
         # Behind each weight come its D components.
         kept = [k for k in range(target.value.shape[-1] - 1) if k % (1 + self.axes)]
         return jnp.concatenate([heat, rest[0][..., kept]], -1) if kept else heat

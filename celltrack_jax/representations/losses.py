@@ -8,6 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+CENTRE = 0.9999
+"""Heat from which a pixel is a centre for the focal loss; its centres sit on pixels, so theirs is 1."""
+
 
 def known(prediction: jax.Array, weight: jax.Array) -> jax.Array:
     """Replaces predictions of weight 0 by 0, so that not even an infinite one reaches loss or gradient."""
@@ -90,6 +93,38 @@ def smooth_l1(difference: jax.Array, beta: float) -> jax.Array:
     if beta == 0:
         return size
     return jnp.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
+
+
+def focal(logits: jax.Array, heat: jax.Array, weight: jax.Array, alpha: float, beta: float) -> jax.Array:
+    """Focal loss of a heat map, per known centre; all but centres are negatives, with relief near a centre.
+
+    Law and Deng, CornerNet, ECCV 2018.
+
+    Args:
+      logits: (B, *S, 1).
+      heat: (B, *S, 1), at least `CENTRE` at centres.
+      weight: (B, *S, 1).
+      alpha: exponent of the error.
+      beta: exponent of the relief.
+
+    Returns:
+      () float32.
+    """
+    logits = known(logits, weight)
+    probability = jax.nn.sigmoid(logits)
+    centre = heat >= CENTRE
+    positive = -jax.nn.log_sigmoid(logits) * (1 - probability) ** alpha
+    relief = (1 - jnp.minimum(heat, 1.0)) ** beta
+    negative = -jax.nn.log_sigmoid(-logits) * probability**alpha * relief
+    known_centres = (centre & (weight > 0)).sum()
+    total = jnp.where(weight > 0, weight * jnp.where(centre, positive, negative), 0.0).sum()
+    return total / jnp.maximum(known_centres, 1)
+
+
+def heat_logits(heat: jax.Array) -> jax.Array:
+    """Finite logits that say a heat map."""
+    heat = jnp.clip(heat, 1e-4, CENTRE)
+    return jnp.log(heat) - jnp.log1p(-heat)
 
 
 def logit(probability: float) -> float:

@@ -67,3 +67,15 @@ def test_the_centroid_of_a_large_cell_in_the_corner_of_a_volume_keeps_its_digits
     labels[:, 1400:1499, 3:200:2] = 1
     found = np.asarray(ops.centroids(jnp.asarray(labels), 3))
     np.testing.assert_allclose(found[1], [1.5, 1449.0, 101.0], rtol=1e-6)
+
+
+def test_variances_are_those_of_the_pixels_and_of_a_pixel():
+    labels = np.zeros((2000, 12), np.int32)
+    labels[1900:1990, 2:9] = 1
+    labels[1800:1803, 5:9] = 3
+    labels[7, 7] = 4
+    labels[20:, 10:] = -1
+    found = np.asarray(ops.variances(jnp.asarray(labels), ops.centroids(jnp.asarray(labels), 6)))
+    for cell in (1, 3, 4):
+        np.testing.assert_allclose(found[cell], np.argwhere(labels == cell).var(0) + 1 / 12, rtol=1e-4)
+    assert np.isnan(found[[0, 2, 5]]).all()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celltrack_jax import representations
+from celltrack_jax.ops import guides
 from celltrack_jax.representations import Representation, Target
 
 DISTANCE = {
@@ -84,6 +85,68 @@ STAR = {
     "overlap": "exact",
     "max_overlap": 0.4,
 }
+OFFSET = {
+    "axes": 2,
+    "evidence": "foreground",
+    "radius": 4.0,
+    "sigma": 2.0,
+    "max_cells": 64,
+    "focal_alpha": 2.0,
+    "focal_beta": 4.0,
+    "prior": 0.1,
+    "offset_loss": "smooth_l1",
+    "offset_scale": 1.0,
+    "offset_weight": 1.0,
+    "bins": 1,
+    "vote_blur": 1.0,
+    "min_votes": 0.5,
+    "min_distance": 3.0,
+    "capture": 6.0,
+    "max_peaks": 128,
+    "threshold": 0.3,
+    "foreground_threshold": 0.5,
+    "marker_radius": 3.0,
+}
+HARMONIC = {
+    "axes": 2,
+    "frequencies": guides.octaves(2, 48.0, 3),
+    "ball_radius": 0.0,
+    "radius": 4.0,
+    "max_offset": 22.0,
+    "max_cells": 64,
+    "prior": 0.1,
+    "balance": "cell",
+    "embedding_weight": 1.0,
+    "decoder": "phase",
+    "bins": 1,
+    "vote_blur": 1.0,
+    "min_distance": 3.0,
+    "capture": 6.0,
+    "bandwidth": 0.5,
+    "iterations": 3,
+    "max_voters": 256,
+    "min_votes": 0.5,
+    "max_peaks": 128,
+    "threshold": 0.3,
+    "foreground_threshold": 0.5,
+}
+BALL = {
+    "axes": 2,
+    "form": "ellipsoid",
+    "radius": 6.0,
+    "core": 1.5,
+    "sigma": 2.0,
+    "max_cells": 64,
+    "focal_alpha": 2.0,
+    "focal_beta": 4.0,
+    "prior": 0.1,
+    "offset_weight": 1.0,
+    "radius_weight": 1.0,
+    "threshold": 0.3,
+    "min_distance": 2.0,
+    "max_overlap": 0.5,
+    "max_peaks": 128,
+}
 EMBEDSEG = {
     "axes": 2,
     "max_cells": 32,
@@ -120,6 +183,13 @@ ARMS = {
     ),
     "star": ("star", STAR),
     "star, maxima and balls": ("star", STAR | {"candidates": "maxima", "overlap": "ball"}),
+    "heat, focal, votes": ("offset", OFFSET | {"evidence": "centre"}),
+    "heat, focal, ball": ("ball", BALL | {"form": "ball"}),
+    "heat, focal, ellipsoid": ("ball", BALL),
+    "offset": ("offset", OFFSET),
+    "harmonic": ("harmonic", HARMONIC),
+    "harmonic, mean shift": ("harmonic", HARMONIC | {"decoder": "mean_shift", "balance": "log_size"}),
+    "offset, nll": ("offset", OFFSET | {"offset_loss": "nll"}),
     "clusters": ("embedseg", EMBEDSEG),
 }
 
@@ -133,6 +203,8 @@ def build(arm: str, **changes) -> Representation:
 def build_for(arm: str, labels: np.ndarray, **changes) -> Representation:
     """The same for label maps of this many axes."""
     axes: dict[str, Any] = {"axes": labels.ndim} if "axes" in ARMS[arm][1] else {}
+    if "frequencies" in ARMS[arm][1]:
+        axes["frequencies"] = guides.octaves(labels.ndim, 48.0, 3)
     if "window" in ARMS[arm][1]:
         axes |= {"window": (12, 32, 32)[-labels.ndim :]}
     if "rays" in ARMS[arm][1]:

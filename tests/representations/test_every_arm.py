@@ -186,6 +186,14 @@ def test_an_unknown_name_is_an_input_error():
         ("star", {"rays": 3}),
         ("star", {"radius": 31.0}),
         ("star", {"threshold": 1.0}),
+        ("heat, focal, votes", {"radius": 3.9}),
+        ("heat, focal, ball", {"form": "cube"}),
+        ("heat, focal, ball", {"radius": 0.0}),
+        ("heat, focal, ball", {"prior": 0.0}),
+        ("offset", {"evidence": "hearsay"}),
+        ("offset", {"offset_loss": "l3"}),
+        ("offset", {"prior": 1.0}),
+        ("offset", {"bins": 0}),
     ],
 )
 def test_bad_constants_are_input_errors_that_name_them(arm, changes):

@@ -12,6 +12,7 @@ RNG = np.random.default_rng(0)
 SHAPE = (2, 6, 7)
 LOGITS = jnp.asarray(RNG.normal(0, 3, (*SHAPE, 3)), jnp.float32)
 TARGET = jnp.asarray(RNG.random((*SHAPE, 3)), jnp.float32)
+HEAT = jnp.where(TARGET > 0.8, 1.0, TARGET)
 CLASSES = jnp.asarray(RNG.integers(0, 3, SHAPE))
 WEIGHT = jnp.asarray(RNG.integers(0, 3, (*SHAPE, 1)), jnp.float32)
 NOWHERE = jnp.zeros((*SHAPE, 1))
@@ -21,6 +22,7 @@ LOSSES = {
     "bce": lambda x, w: losses.binary_cross_entropy(x, TARGET, w),
     "dice": lambda x, w: losses.soft_dice(jax.nn.sigmoid(losses.known(x, w)), TARGET, w),
     "cross entropy": lambda x, w: losses.cross_entropy(x, CLASSES, CLASS_WEIGHTS, w),
+    "focal": lambda x, w: losses.focal(x, HEAT, w, 2.0, 4.0),
     "smooth l1": lambda x, w: losses.weighted_mean(losses.smooth_l1(losses.known(x, w), 0.5), w),
 }
 
@@ -62,6 +64,19 @@ def test_smooth_l1_equals_optax_and_is_absolute_without_a_corner():
     off = jnp.linspace(-3, 3, 41)
     np.testing.assert_allclose(losses.smooth_l1(off, 0.5) * 0.5, optax.huber_loss(off, delta=0.5), rtol=1e-5)
     np.testing.assert_array_equal(losses.smooth_l1(off, 0.0), jnp.abs(off))
+
+
+def test_the_focal_loss_is_a_sum_over_pixels_per_known_centre():
+    logits, heat = np.asarray(LOGITS, np.float64), np.asarray(HEAT, np.float64)
+    weight = np.broadcast_to(WEIGHT, heat.shape)
+    p = 1 / (1 + np.exp(-logits))
+    every = np.where(heat == 1, -np.log(p) * (1 - p) ** 2, -np.log(1 - p) * p**2 * (1 - heat) ** 4)
+    centres = ((heat == 1) & (weight > 0)).sum()
+    assert float(losses.focal(LOGITS, HEAT, WEIGHT, 2.0, 4.0)) == pytest.approx(
+        (weight * every).sum() / centres, rel=1e-4
+    )
+    said = losses.heat_logits(jnp.array([0.0, 0.3, 1.0]))
+    np.testing.assert_allclose(jax.nn.sigmoid(said), [0, 0.3, 1], atol=2e-4)
 
 
 def test_dice_of_a_perfect_an_empty_and_an_opposite_answer():
