@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from celltrack_jax import tasks
@@ -24,11 +25,38 @@ CASES = [
 ]
 TWINS = re.compile(r"_small$|^(l1|decode_orig|decode_log|eval_curve)$")
 """Arguments that change another one's sizes, or what does not reach its shapes."""
+WHOLE = re.compile(
+    r"points:(modern_t6|van_rmse|u3d_gdgeom|res_dice|t3_tdist_gd51|regvec_t6|mh_published|tiny)$"
+    r"|instances:(sd_grid|ctr_offset|ctr_embedseg|ctr_ball|harm_phase)$|pretrain:(ae_l2|blocks)$"
+)
+"""Of the kinetochores' many arms those whose whole step is traced; of the others the targets and the loss are."""
 
 
 def _case(name: str, argument: str):
-    slow = TWINS.search(argument) and not name.startswith("configs.ctc")
+    parts = name.startswith("configs.kinetochores") and not WHOLE.search(f"{name}:{argument}")
+    slow = parts or (TWINS.search(argument) and not name.startswith("configs.ctc"))
     return pytest.param(name, argument, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [case for case in CASES if "kinetochores" in case[0] and not WHOLE.search(f"{case[0]}:{case[1]}")],
+)
+def test_targets_and_loss_have_shapes(name, argument):
+    config = importlib.import_module(name).get_config(argument)
+    task = tasks.build(config)
+    spec = {key: value for key, value in task.batch_spec().items() if key != "sample"}
+    shape = (config.data.batch_size, *config.data.crop)
+    if config.task == "reconstruct":
+        image = jax.ShapeDtypeStruct((*shape, len(task.inputs)), jnp.float32)
+        hidden = jax.ShapeDtypeStruct((*shape, 1), jnp.float32)
+        assert jax.eval_shape(task.representation.loss, image, image, hidden)[0].shape == ()
+        return
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape[0]))
+    image, target = jax.eval_shape(jax.vmap(task.prepared), spec, keys)
+    assert image.shape == (*shape, len(task.inputs))
+    told = jax.ShapeDtypeStruct((*shape, task.representation.channels), jnp.float32)
+    assert jax.eval_shape(task.representation.loss, told, target, 0)[0].shape == ()
 
 
 @pytest.mark.parametrize(("name", "argument"), [_case(*case) for case in CASES])
