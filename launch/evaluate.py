@@ -2,6 +2,7 @@
 
     python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
     python -m launch.evaluate --truth=Burst7/gt/gt.txt --result=01_RES --matches=matches
+    python -m launch.evaluate --truth=zygote1/centres.csv --result=01_RES --spacing=0.3,0.13,0.13
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all
     python -m launch.evaluate --workdir=runs/sim --checkpoints=best --curve=curve.html
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all --on=slurm --slurm=partition=gpu,gpus_per_node=1
@@ -32,14 +33,24 @@ flags.adopt_module_key_flags(on)
 flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(json_file)
 TRUTH = flags.DEFINE_string(
-    "truth", None, "annotation folder (01_GT) that holds TRA or SEG or both, or a table of boxes (gt.txt)"
+    "truth",
+    None,
+    "annotation folder (01_GT) that holds TRA or SEG or both, or a table of boxes (gt.txt) or of centres "
+    "of mass (.csv)",
 )
-RADII = flags.DEFINE_list("radii", ["3", "5", "8"], "with a table of boxes: pixels within which points match")
-RADIUS = flags.DEFINE_float("radius", 5.0, "with a table of boxes: the same, for DET, TRA, LNK and AOGM", 0.0)
+SPACING = flags.DEFINE_list("spacing", None, "with a table of centres: voxel size z,y,x in µm")
+RADII = flags.DEFINE_list(
+    "radii",
+    None,
+    "with a table: pixels, or µm, within which points match; default 3,5,8 of boxes, 0.25,0.4,0.5,0.75,1 of centres",
+)
+RADIUS = flags.DEFINE_float(
+    "radius", None, "with a table: the same, for DET, TRA, LNK and AOGM; default 5 px, 0.5 µm", 0.0
+)
 MATCHES = flags.DEFINE_string(
     "matches",
     None,
-    "with a table of boxes: folder for images and a table of the cells found, missed and false",
+    "with a table: folder for images and a table of the cells found, missed and false",
 )
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
 SEG_SLICES = flags.DEFINE_enum(
@@ -76,8 +87,8 @@ def main(_: Sequence[str]) -> int:
     truth, result = str(TRUTH.value), str(RESULT.value)
     if Path(truth).is_file():
         _refuse((SEG_SLICES,), "a folder as --truth")
-        return score_boxes(Path(truth), Path(result))
-    _refuse((RADII, RADIUS, MATCHES), "a table of boxes as --truth")
+        return score_table(Path(truth), Path(result))
+    _refuse((RADII, RADIUS, MATCHES, SPACING), "a table as --truth")
     return report(
         score_result(Path(truth), Path(result), str(SEG_SLICES.value)), Path(truth), Path(result), MEASURES
     )
@@ -86,7 +97,7 @@ def main(_: Sequence[str]) -> int:
 def _refuse_unheard() -> None:
     """Refuses flags of the other thing to score, which would be ignored."""
     if WORKDIR.value:
-        _refuse((RADII, RADIUS, MATCHES, SEG_SLICES), "--truth")
+        _refuse((RADII, RADIUS, MATCHES, SPACING, SEG_SLICES), "--truth")
     else:
         _refuse((CHECKPOINTS, AGAIN, JOBS), "--workdir")
     if CHECKPOINTS.value != "all":
@@ -124,18 +135,26 @@ def report(scores: Scores, truth: Path, result: Path, names: Sequence[str]) -> i
     return 0
 
 
-def score_boxes(truth: Path, result: Path) -> int:
-    """Scores a result against a table of boxes; prints the measures and writes them as JSON; the exit status."""
+def score_table(truth: Path, result: Path) -> int:
+    """Scores a result against a table of points; prints the measures and writes them as JSON; the exit status."""
     from celltrack_jax.inference.point_truth import score_points
 
+    centres = truth.suffix == ".csv"
+    if centres != bool(SPACING.value):
+        raise flags.ValidationError(
+            "a table of centres (.csv) as --truth goes with --spacing=z,y,x in µm, such as 0.3,0.13,0.13, and no other"
+        )
+    spacing = np.array(cli.spacing_zyx(cli.spacing(SPACING.value), 2, "")) if SPACING.value else None
+    given = RADII.value or (["0.25", "0.4", "0.5", "0.75", "1"] if centres else ["3", "5", "8"])
     try:
-        radii = [float(radius) for radius in RADII.value or []]
+        radii = [float(radius) for radius in given]
     except ValueError as error:
-        raise flags.ValidationError(f"--radii={','.join(RADII.value or [])} are not numbers") from error
+        raise flags.ValidationError(f"--radii={','.join(given)} are not numbers") from error
     if not all(0 < radius < math.inf for radius in radii):
-        raise flags.ValidationError(f"--radii={','.join(RADII.value or [])} have to be positive")
+        raise flags.ValidationError(f"--radii={','.join(given)} have to be positive")
     matches = Path(MATCHES.value) if MATCHES.value else None
-    scores = score_points(truth, result, radii, float(RADIUS.value or 0), matches)
+    radius = (0.5 if centres else 5.0) if RADIUS.value is None else float(RADIUS.value)
+    scores = score_points(truth, result, radii, radius, spacing=spacing, matches=matches)
     return report(scores, truth, result, ())
 
 

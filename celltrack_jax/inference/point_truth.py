@@ -1,6 +1,6 @@
-"""Scores of a result against boxes: cells are points, matched within a radius. numpy only.
+"""Scores of a result against boxes or centres of mass: cells are points, matched within a radius. numpy only.
 
-Shapes: N cells of the result, D = 2 axes.
+Shapes: N cells of the result, D axes: 2 for boxes, 3 for centres.
 """
 
 import csv
@@ -17,7 +17,9 @@ from celltrack_jax.inference.points import TABLE_NAME
 from celltrack_jax.io import ctc, points, threads
 from celltrack_jax.io.ctc_masks import present_labels
 from celltrack_jax.io.ctc_rules import Mask, Problem, check_result
+from celltrack_jax.io.kinetochores import read_centres
 from celltrack_jax.lineage import Detections
+from celltrack_jax.metrics import localisation, original_kinetochores
 from celltrack_jax.metrics import points as point_metrics
 from celltrack_jax.metrics.ctc import ctc_measures
 from celltrack_jax.tracking import features
@@ -27,20 +29,28 @@ _MOST_NODES = 5000
 
 
 def score_points(
-    truth: Path, result: Path, radii: Sequence[float], radius: float, matches: Path | None = None
+    truth: Path,
+    result: Path,
+    radii: Sequence[float],
+    radius: float,
+    *,
+    spacing: np.ndarray | None = None,
+    matches: Path | None = None,
 ) -> Scores:
     """Validates and scores a result folder.
 
     Args:
-      truth: a table of boxes, see `io.points`.
+      truth: a table of boxes, see `io.points`, or with a spacing of centres of mass, see `io.kinetochores`.
       result: a _RES folder with its track file. Cells lie where its points.csv says, else at their masks' centroids.
-      radii: pixels, of precision, recall and F1.
-      radius: pixels, of what the lineage is matched by.
+      radii: of precision, recall and F1, in pixels, or in µm where there is a spacing.
+      radius: of what the lineage is matched by, likewise.
+      spacing: (3,) µm along z, y, x; None for pixels of boxes.
       matches: folder for images and a table of what matches within `radius`, see `match_volumes`.
 
     Returns:
-      Scores whose measures are those of `detection_measures`, helalab_cost (without edges in the result; None beyond
-      `_MOST_NODES`), and DET, TRA, LNK, AOGM with its counts.
+      Scores whose measures are those of `detection_measures`, and DET, TRA, LNK, AOGM with its counts; of boxes also
+      helalab_cost (without edges in the result; None beyond `_MOST_NODES`), of centres `localisation.error_measures`
+      and `original_measures`.
 
     Raises:
       InputError: a file cannot be read, or the result lacks a frame of the truth.
@@ -51,11 +61,15 @@ def score_points(
             f"{result} has no {'res_track.txt' if masks else 'mask000.tif'}: give a folder that launch.predict wrote"
         )
     shape = ctc.read_image(next(iter(masks.values()))).shape
-    if len(shape) != 2:
-        raise InputError(
-            f"{result} holds stacks: boxes are of single planes; give --truth=<..._GT> with masks"
+    if len(shape) != (2 if spacing is None else 3):
+        planes = (
+            "stacks: boxes are of single planes"
+            if spacing is None
+            else "single planes: centres lie in stacks"
         )
-    cells, notes = points.read_mot(truth, shape)
+        raise InputError(f"{result} holds {planes}; give --truth=<..._GT> with masks")
+    cells, notes = points.read_mot(truth, shape) if spacing is None else read_centres(truth, shape)
+    pixel = np.ones(2) if spacing is None else spacing
     found, problems = _cells(result, masks)
     if problems:
         return Scores({}, problems, notes)
@@ -67,27 +81,36 @@ def score_points(
     frames, overlaps, compared = [], [], []
     for frame in masks:
         true, here = cells.frame == frame, found.frame == frame
-        at, where = cells.position[true][:, 1:], found.position_um[here][:, 1:]
-        frames.append((at, where))
+        at, where = (each[:, -len(shape) :] for each in (cells.position[true], found.position_um[here]))
+        frames.append((at * pixel, where * pixel))
         compared.append(match_volumes.MatchedFrame(frame, cells.label[true], at, where))
         overlaps.append(
-            point_metrics.point_overlap(frame, cells.label[true], at, found.label[here], where, radius)
+            point_metrics.point_overlap(
+                frame, cells.label[true], at * pixel, found.label[here], where * pixel, radius
+            )
         )
     if matches is not None:
-        match_volumes.write(
-            matches, compared, shape, np.ones(len(shape)), radius=radius, ball_radius=radius / 2
-        )
+        match_volumes.write(matches, compared, shape, pixel, radius=radius, ball_radius=radius / 2)
     measures = point_metrics.detection_measures(frames, radii)
-    measures["helalab_cost"] = None
+    if spacing is not None:
+        measures |= localisation.error_measures(frames, radii)
+        measures |= original_kinetochores.original_measures([(one.truth, one.found) for one in compared])
+    else:
+        measures |= _helalab(cells, found, notes)
+    scored = ctc_measures(overlaps, unbranched(cells.label, cells.frame), lineage, None)
+    chosen = ("DET", "TRA", "LNK", "AOGM", *(key for key in scored if key.startswith("AOGM_")))
+    return Scores({**measures, **{key: scored[key] for key in chosen}}, [], notes)
+
+
+def _helalab(cells: points.PointTable, found: Detections, notes: list[str]) -> dict[str, float | None]:
+    measures: dict[str, float | None] = {"helalab_cost": None}
     if max(len(cells.frame), len(found.frame)) <= _MOST_NODES:
         measures["helalab_cost"] = point_metrics.helalab_cost(_graph(cells), _nodes(found))
     else:
         notes.append(
             f"helalab_cost is left out: it assigns all cells of a movie at once, at most {_MOST_NODES}"
         )
-    scored = ctc_measures(overlaps, unbranched(cells.label, cells.frame), lineage, None)
-    chosen = ("DET", "TRA", "LNK", "AOGM", *(key for key in scored if key.startswith("AOGM_")))
-    return Scores({**measures, **{key: scored[key] for key in chosen}}, [], notes)
+    return measures
 
 
 def _cells(result: Path, masks: dict[int, Path]) -> tuple[Detections, list[Problem]]:

@@ -84,7 +84,9 @@ def test_points_between_pixels_count_where_the_table_has_them(truth, tmp_path):
 
 
 def test_matches_are_drawn_and_listed(truth, tmp_path):
-    score_points(truth, write_result(tmp_path / "RES", cells=(0, 2)), (5.0,), 5.0, tmp_path / "matches")
+    score_points(
+        truth, write_result(tmp_path / "RES", cells=(0, 2)), (5.0,), 5.0, matches=tmp_path / "matches"
+    )
     kinds = {"found": match_volumes.FOUND, "missed": match_volumes.MISSED}
     with (tmp_path / "matches" / "matches.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
