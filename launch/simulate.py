@@ -5,15 +5,16 @@
     python -m launch.simulate --kind=bright_field --output=<folder> --frames=1376 --shape=1036,1070
     python -m launch.simulate --kind=kinetochores --output=<folder> [--label_noise=0.02]
 
-`nuclei` is a CTC data set (01, 01_GT, ...) with masks; `bursts` are <folder>/train and <folder>/test with boxes alone,
-where a third of the sequences, or one of two, is the test split; `bright_field` is a CTC data set of muscle stem cells,
-by default a quarter of the size of BF-C2DL-MuSC's frames, which has gold outlines in few frames and silver ones in all;
-`kinetochores` are 3D movies of two channels in HDF5 with centres of mass in a table, split as bursts.
-All are read by launch.prepare.
+`nuclei` is a CTC data set (01, 01_GT, ...) with masks, `nuclei3d` one of stacks with voxels of 1 x 0.5 x 0.5 µm; `bursts`
+are <folder>/train and <folder>/test with boxes alone, where a third of the sequences, or one of two, is the test split;
+`bright_field` is a CTC data set of muscle stem cells, by default a quarter of the size of BF-C2DL-MuSC's frames, which
+has gold outlines in few frames and silver ones in all; `kinetochores` are 3D movies of two channels in HDF5 with centres
+of mass in a table, split as bursts. All are read by launch.prepare.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +38,28 @@ class Kind(NamedTuple):
     """Takes folder, sequences, frames, seed."""
 
 
+STACKS = synthetic.SyntheticSpec(
+    shape=(24, 128, 128),
+    spacing_um=(1.0, 0.5, 0.5),
+    psf_um=(1.2, 0.4, 0.4),
+    cells=45,
+    radius_um=4.0,
+    separation=0.85,
+)
+
+
 def _nuclei(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    _write_nuclei(folder, sequences, seed, synthetic.SyntheticSpec(frames=frames))
+
+
+def _nuclei3d(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    _write_nuclei(folder, sequences, seed, replace(STACKS, frames=frames))
+
+
+def _write_nuclei(folder: Path, sequences: int, seed: int, spec: synthetic.SyntheticSpec) -> None:
     states = np.random.SeedSequence(seed).generate_state(sequences)
     for number, state in enumerate(states.tolist(), 1):
-        movie = synthetic.make_movie(synthetic.SyntheticSpec(frames=frames), state)
-        synthetic.write_ctc(folder, f"{number:02d}", movie)
+        synthetic.write_ctc(folder, f"{number:02d}", synthetic.make_movie(spec, state))
 
 
 def _bursts(folder: Path, sequences: int, frames: int, seed: int) -> None:
@@ -68,6 +86,7 @@ def _shape(sizes: Sequence[str]) -> tuple[int, int]:
 
 KINDS = {
     "nuclei": Kind(2, 30, _nuclei),
+    "nuclei3d": Kind(2, 12, _nuclei3d),
     "bursts": Kind(6, 20, _bursts),
     "bright_field": Kind(2, 60, _bright_field),
     "kinetochores": Kind(6, 18, _kinetochores),

@@ -1,0 +1,1 @@
+"""HeLa nuclei as points, without masks."""
