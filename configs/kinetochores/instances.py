@@ -81,7 +81,7 @@ def _settings(arm: str) -> dict[str, Any]:
         }
     if arm == "ctr_offset":
         shape = {"evidence": "centre", "radius": 0.4, "sigma": 0.15, "marker_radius": 0.26}
-        loss = {"offset_loss": "nll", "offset_scale": 0.05, "offset_weight": 1.0}
+        loss = {"offset_loss": "nll", "offset_scale": 0.05, "offset_weight": 0.1}
         return {"name": "offset", **shape, **loss, **focal, **votes}
     if arm == "ctr_embedseg":
         return {
