@@ -154,7 +154,8 @@ def agreement(p: jax.Array, g: jax.Array) -> jax.Array:
 
 def distribution_gap(p: jax.Array, q: jax.Array) -> jax.Array:
     """Distance between means and standard deviations of two maps."""
-    return _root(jnp.square(p.mean() - q.mean()) + jnp.square(p.std() - q.std()))
+    spread = _root(p.var()) - _root(q.var())
+    return _root(jnp.square(p.mean() - q.mean()) + jnp.square(spread))
 
 
 def channels_first(x: jax.Array) -> jax.Array:

@@ -133,7 +133,8 @@ class PointDistance:
         if self.form == "minmax":
             # As published a source is the voxel that holds the point.
             nearest = nearest_point(jnp.round(points), shape, jnp.ones(self.axes))
-            distance = jnp.sqrt(jnp.where(jnp.isfinite(nearest.square), nearest.square, 0.0))
+            # Without a point everything is as far as can be.
+            distance = jnp.sqrt(jnp.where(jnp.isfinite(nearest.square), nearest.square, 1.0))
             value = distance / jnp.maximum(distance.max(), 1e-6)
         else:
             nearest = nearest_point(points, shape, spacing)
@@ -176,7 +177,11 @@ class PointDistance:
         if self.form == "minmax":
             threshold = float(filters.threshold_otsu(height)) if np.ptp(height) > 0 else np.inf
         found = _peaks(
-            height, jnp.asarray(spacing, jnp.float32), threshold, self.min_distance, count=self.max_peaks
+            height,
+            jnp.asarray(spacing, jnp.float32),
+            count=self.max_peaks,
+            threshold=threshold,
+            min_distance=self.min_distance,
         )
         position, heat, valid = map(np.asarray, found)
         heat = np.where(valid, heat + (1.0 if self.form == "minmax" else 0.0), 0.0)

@@ -149,15 +149,18 @@ class Spots:
         voxels = jnp.ones(self.axes)
         if self.shape == "gaussian":
             return jnp.exp(-0.5 * nearest_point(points, shape, spacing).square / self.radius**2)
+        # What lies outside grows into the crop too.
+        grow = int(self.radius) if self.shape == "dilated" else 0
+        shape = tuple(size + 2 * grow for size in shape)
         # A ball smaller than a voxel has its nearest one.
-        nearest = nearest_point(jnp.round(points), shape, voxels).square
+        nearest = nearest_point(jnp.round(points) + grow, shape, voxels).square
         drawn = nearest <= (self.radius**2 if self.shape == "ball_voxels" else 0.5)
         if self.shape == "ball":
             drawn |= nearest_point(points, shape, spacing).square <= self.radius**2
         drawn = drawn.astype(jnp.float32)
-        for _ in range(int(self.radius) if self.shape == "dilated" else 0):
+        for _ in range(grow):
             drawn = _dilated(drawn)
-        return drawn
+        return drawn[tuple(slice(grow, size - grow) for size in drawn.shape)]
 
     def loss(
         self, prediction: jax.Array, target: Target, step: jax.Array

@@ -17,7 +17,7 @@ import numpy as np
 
 from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment, edges, point_crops, store
-from celltrack_jax.data.inputs import Input, read_inputs
+from celltrack_jax.data.inputs import Input, present, read_inputs
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import PointRepresentation, Target
@@ -268,21 +268,22 @@ class DetectTask(FrameTask):
         """What a perfect network answers for the evaluation window of a frame: (*S, channels)."""
         row, position = self._points(sequence, t)
         steps = point_crops.steps(sequence)[row, -self.ndim :]
+        times = [present(sequence.frames, t, offset) for offset in self.around]
+        tables = [position, steps, *(self._points(sequence, time)[1] for time in times)]
         # Few sizes, for each is a program.
-        padded = np.full((2, -(-max(len(row), 1) // _ROWS) * _ROWS, self.ndim), np.nan, np.float32)
-        padded[:, : len(row)] = position, steps
+        most = max(1, *map(len, tables))
+        padded = np.full((len(tables), -(-most // _ROWS) * _ROWS, self.ndim), np.nan, np.float32)
+        for into, table in zip(padded, tables, strict=True):
+            into[: len(table)] = table
         window = self._window(sequence)[-self.ndim :]
         known = np.zeros([part.stop - part.start for part in window], np.int32)
         spacing = self.lengths(np.asarray(sequence.spacing_um)[-self.ndim :]).astype(np.float32)
-        return np.asarray(self._oracle(*padded, known, spacing))
+        more = (padded[2:],) if self.around else ()
+        return np.asarray(self._oracle(*padded[:2], known, spacing, *more))
 
     @functools.cached_property
     def _oracle(self) -> Callable[..., jax.Array]:
-        return jax.jit(
-            lambda points, steps, known, spacing: self.representation.perfect(
-                self.representation.point_target(points, steps, known, spacing)
-            )
-        )
+        return jax.jit(lambda *given: self.representation.perfect(self.representation.point_target(*given)))
 
     def _judged(self) -> Iterator[tuple[store.StoredSequence, list[int]]]:
         """Yields sequences and those of their frames that are judged."""

@@ -44,6 +44,15 @@ class ReconstructTask(FrameTask):
                 'config.representation: the task "reconstruct" needs the name "reconstruction" with '
                 f"channels={len(self.inputs)}, as many as the network sees"
             )
+        if representation.hidden == "blocks" and len(representation.block) != self.ndim:
+            raise InputError(
+                f"representation.block is {representation.block}: give {self.ndim} numbers, as data.crop has"
+            )
+        if representation.hidden == "plane" and not 0 <= representation.plane < self.crop[0]:
+            raise InputError(
+                f"representation.plane is {representation.plane}, but data.crop {self.crop} has {self.crop[0]}: they "
+                "count from 0"
+            )
         self.reconstruction: Reconstruction = representation
         self._hidden = jax.jit(lambda image, key: representation.hide(representation.wanted(image), key))
         self._wanted = jax.jit(representation.wanted)

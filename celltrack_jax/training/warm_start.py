@@ -46,8 +46,8 @@ def warm_start(
         )
     params = _filled(state.variables.params, given.params)
     variables = Variables(params, _filled(state.variables.stats, given.stats))
-    # The average starts from the same weights; the optimizer has seen nothing and stays.
-    ema = jax.tree.map(lambda new, old: jax.device_put(np.asarray(new), old.sharding), variables, state.ema)
+    # The average starts from the same weights, in memory of its own; the optimizer has seen nothing and stays.
+    ema = jax.tree.map(lambda new, old: jax.device_put(np.array(new), old.sharding), variables, state.ema)
     fresh = sorted({"/".join(name.split("/")[:2]) for name in every.keys() - taken})
     rest = f", {', '.join(fresh)} start afresh" if fresh else ""
     say(f"{len(taken)} of {len(every)} parameters are those of {origin}{rest}")

@@ -211,7 +211,8 @@ def _spots(config: Any, words: list[str]) -> ConfigDict:
             "temporal_weight": 0.1,
             "published_sign": False,
             "decoder": "maxima",
-            "threshold": 0.3,
+            # A voxel of probability 1 is smoothed to 0.26.
+            "threshold": 0.15,
             # Flat tops and single voxels alike get one maximum.
             "smoothing": 0.1,
             "refine": "centroid",

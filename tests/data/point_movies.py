@@ -39,7 +39,7 @@ def write(
     *,
     unpointed: Sequence[int] = (),
     depth: int = 1,
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    spacing: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
 ) -> store.StoredSequence:
     """Writes <folder>/store with one movie, some of whose frames are not pointed."""
     images = {frame: image(cells, frame, shape, depth) for frame in frames}

@@ -163,6 +163,51 @@ EMBEDSEG = {
     "min_size": 1,
     "max_found": 128,
 }
+KERNEL = {
+    "sizes": (5,),
+    "sigmas": (1.0,),
+    "spacing": (1.0, 1.0),
+    "schedule": "constant",
+    "starts": (0,),
+    "steps": 100,
+}
+SPOTS = {
+    "axes": 2,
+    "max_cells": 64,
+    "shape": "ball",
+    "radius": 2.0,
+    "loss_name": "weighted_bce",
+    "kernel": KERNEL,
+    "around": (),
+    "temporal": "none",
+    "temporal_weight": 0.1,
+    "published_sign": False,
+    "decoder": "maxima",
+    "threshold": 0.3,
+    "smoothing": 1.0,
+    "refine": "centroid",
+    "min_distance": 3.0,
+    "max_peaks": 128,
+    "marker_radius": 3.0,
+}
+POINT_DISTANCE = {
+    "axes": 2,
+    "max_cells": 64,
+    "form": "truncated",
+    "reach": 5.0,
+    "vectors": False,
+    "around": (),
+    "loss_name": "mse",
+    "segment": 0.0,
+    "segment_radius": 2.0,
+    "kernel": KERNEL,
+    "published_sign": False,
+    "threshold": 0.3,
+    "smoothing": 0.7,
+    "min_distance": 3.0,
+    "max_peaks": 128,
+    "marker_radius": 3.0,
+}
 
 ARMS = {
     "distance of the cell": ("distance", DISTANCE),
@@ -191,6 +236,12 @@ ARMS = {
     "harmonic, mean shift": ("harmonic", HARMONIC | {"decoder": "mean_shift", "balance": "log_size"}),
     "offset, nll": ("offset", OFFSET | {"offset_loss": "nll"}),
     "clusters": ("embedseg", EMBEDSEG),
+    "heat, spots": ("spots", SPOTS),
+    "heat, point distance": ("point_distance", POINT_DISTANCE),
+    "heat, point distance and way": (
+        "point_distance",
+        POINT_DISTANCE | {"form": "exponential", "vectors": True},
+    ),
 }
 
 
@@ -207,6 +258,8 @@ def build_for(arm: str, labels: np.ndarray, **changes) -> Representation:
         axes["frequencies"] = guides.octaves(labels.ndim, 48.0, 3)
     if "window" in ARMS[arm][1]:
         axes |= {"window": (12, 32, 32)[-labels.ndim :]}
+    if "kernel" in ARMS[arm][1]:
+        axes |= {"kernel": KERNEL | {"spacing": (1.0,) * labels.ndim}}
     if "rays" in ARMS[arm][1]:
         axes |= {"grid": (1,) * labels.ndim, "rays": 64 if labels.ndim == 2 else 256}
     return build(arm, **axes | changes)

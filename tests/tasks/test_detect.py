@@ -13,7 +13,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from configs.hela import centroids
 from tests.data import point_movies
-from tests.representations.arms import STAR
+from tests.representations.arms import SPOTS, STAR
 
 SHAPE = (80, 96)
 FRAMES = range(1, 9)
@@ -318,3 +318,42 @@ def test_a_store_without_points_is_refused(tmp_path, folder):
     task = task_of(folder, **{"evaluation.store": str(tmp_path / "store")})
     with pytest.raises(InputError, match="of no frame is every cell known as a point"):
         scores_of(task)
+
+
+def test_frames_and_points_around_reach_the_step(folder):
+    """Three frames are seen, and the points of all three are to be told, each in a channel."""
+    config = config_of(folder, **{"data.inputs": ((0, -1), (0, 0), (0, 1)), "evaluation.oracle": True})
+    changes = {"around": (-1, 1), "shape": "voxel", "max_cells": config.data.max_cells, "threshold": 0.1}
+    config.representation = ConfigDict({"name": "spots", **SPOTS, **changes})
+    task: Any = tasks.build(config)
+    spec, batch = task.batch_spec(), task.train_data((0, 1))[0]
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+        key: (value.shape, value.dtype) for key, value in spec.items()
+    }
+    assert spec["image"].shape[-1] == 3
+    assert spec["around"].shape == (config.data.batch_size, 2, config.data.max_cells, 2)
+    image, target = jax.eval_shape(
+        task.prepared,
+        {key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for key, x in spec.items() if key != "sample"},
+        jax.random.key(0),
+    )
+    assert image.shape == target.value.shape == (*task.crop, 3)
+    # The map that a perfect network answers has the points of these frames too.
+    sequence = task._sequences[0]
+    value = task._true_map(sequence, 4)
+    for channel, frame in enumerate((5, 4, 6)):
+        there = {tuple(place.tolist()) for place in point_movies.places(CELLS, frame).values()}
+        assert {tuple(place.tolist()) for place in np.argwhere(value[..., channel] > 0)} == there
+
+
+def test_lengths_in_um_need_a_store_that_knows_them(tmp_path, folder):
+    point_movies.write(tmp_path, CELLS, FRAMES, SHAPE, spacing=None)
+    task = task_of(tmp_path, **{"data.unit": "um"})
+    with pytest.raises(InputError, match=r"the size of a voxel of 01 is not known.*--spacing=z,y,x"):
+        task.train_data((0, 1))
+    known = task_of(folder, **{"data.unit": "um"})
+    assert known.needs_spacing
+    assert known.lengths(np.array([0.3, 0.13])).tolist() == [0.3, 0.13]
+    assert task_of(folder).lengths(np.array([0.26, 0.13])).tolist() == [2, 1]
+    with pytest.raises(InputError, match=r"data\.unit is 'mile'"):
+        task_of(folder, **{"data.unit": "mile"})
