@@ -211,7 +211,7 @@ def test_centroids_are_those_of_loops_and_turn_with_the_image():
     total = sum(value - least for _, value in around)
     offset = sum((value - least) * step for step, value in around) / total
     centre = centre_of(heat)
-    np.testing.assert_allclose(centre, top + offset, atol=1e-5)
+    np.testing.assert_allclose(centre, np.add(top, offset), atol=1e-5)
     np.testing.assert_allclose(centre_of(heat[::-1]), [14 - centre[0], centre[1]], atol=1e-5)
     np.testing.assert_allclose(centre_of(heat.T), centre[::-1], atol=1e-5)
 
