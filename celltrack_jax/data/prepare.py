@@ -76,7 +76,8 @@ def prepare(
     _refuse_other_files(folder)
     with files.explained(folder, _KEPT), files.locked(folder, "launch.prepare"):
         index = {"version": store.VERSION, "format": layout, "source": origin, "spacing_um": spacing}
-        index["crop"] = None if crop is None else [list(ends) for ends in crop]
+        if crop is not None:
+            index["crop"] = [list(ends) for ends in crop]
         _claim(folder, index, [source.name for source in sources])
         for source in sources:
             attributes = store.read_sequence_attributes(folder / f"{source.name}.ome.zarr")
@@ -104,9 +105,9 @@ def _claim(folder: Path, index: dict[str, Any], names: list[str]) -> None:
         found = store.read_index(folder)
         flags = {"source": "--source", "format": "--format", "spacing_um": "--spacing", "crop": "--crop"}
         for key, flag in flags.items():
-            if found.get(key) != index[key]:
+            if found.get(key) != index.get(key):
                 raise InputError(
-                    f"{folder} was prepared from other data ({key} {found.get(key)}, now {index[key]}): "
+                    f"{folder} was prepared from other data ({key} {found.get(key)}, now {index.get(key)}): "
                     f"correct {flag}, give another --store, or delete {folder}"
                 )
         whole = [name for name in found["sequences"] if (folder / f"{name}.ome.zarr").exists()]

@@ -42,6 +42,7 @@ def movie(tmp_path) -> Path:
     return tmp_path / "01"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_and_two_processes_give_what_one_does(clips, movie):
     run = Run(clips, movie)
     run.wait_for_tiles(3, 2)

@@ -64,7 +64,8 @@ def test_each_crop_is_the_slice_of_its_cell(shapes, largest, seed):
         values, mask = one_crop(image, labels, label, size)
         np.testing.assert_array_equal(found.inside[i], mask)
         np.testing.assert_array_equal(found.values[i], values)
-        assert mask.any()
+        # A cell that others cut to shreds may fall between the voxels of a crop that shrinks it.
+        assert mask.any() or (high[i] - low[i] > size).any()
     assert not found.inside[len(ids) :].any()
 
 

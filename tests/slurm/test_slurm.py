@@ -113,6 +113,7 @@ def test_slurm_training_over_two_nodes_equals_one_process(slurm, command, alone,
     assert_same(losses(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_slurm_run_that_is_told_to_stop_goes_on_with_another_node_count(slurm, command, alone, tmp_path):
     job = start(2, "stopped", *command, f"--workdir={tmp_path}")
     wait_for_steps(tmp_path, 10, job)

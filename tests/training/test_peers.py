@@ -28,7 +28,7 @@ def pair(workdir, bad: int, fault: str):
     return processes[bad], processes[1 - bad]
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_process_run_of_which_one_is_killed_ends_with_its_name(tmp_path, dead):
     victim, survivor = pair(tmp_path, dead, "kill_at=6")
     assert finish(victim)[0] == -9
@@ -41,7 +41,7 @@ def test_two_process_run_of_which_one_is_killed_ends_with_its_name(tmp_path, dea
     assert checkpoint.checkpoint_steps(tmp_path) == [3]
 
 
-@pytest.mark.parametrize("bad", [0, 1])
+@pytest.mark.parametrize("bad", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_process_run_of_which_one_fails_ends_with_its_reason(tmp_path, bad):
     faulty, other = pair(tmp_path, bad, "fail_at=6")
     assert finish(faulty)[0] == 1

@@ -38,7 +38,7 @@ def run_pair(workdir, precision, *more):
     return [out for _, out, _ in ends]
 
 
-@pytest.fixture(scope="module", params=["f32", "f64"])
+@pytest.fixture(scope="module", params=[pytest.param("f32", marks=pytest.mark.slow), "f64"])
 def alone(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
     status, _, err = run_toy(workdir, STEPS, *options(request.param))
