@@ -83,6 +83,7 @@ def test_the_benchmark_of_the_measures_makes_a_result_that_can_be_scored(monkeyp
     assert scores["BC0"] is not None
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_clips_says_the_memory_with_and_without_remat(monkeypatch):
     for name, value in {"SIZE": (1, 4, 64, 64), "WIDTHS": (8,), "REPEATS": 1}.items():
         monkeypatch.setattr(convlstm, name, value)
@@ -93,6 +94,7 @@ def test_the_benchmark_of_clips_says_the_memory_with_and_without_remat(monkeypat
         convlstm.run("keras")
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_unet3d_takes_steps(monkeypatch):
     for name, value in {"SIZES": ((1, 4, 8, 8),), "WIDTHS": (8, 16), "REPEATS": 1}.items():
         monkeypatch.setattr(unet3d, name, value)

@@ -156,6 +156,7 @@ def test_padding_and_other_graphs_do_not_matter():
     assert all(np.any(np.asarray(x)) for x in jax.tree.leaves(gradients["layers"][1]["edge_update"]))
 
 
+@pytest.mark.slow
 def test_blocks_of_edges_change_nothing():
     graph = _graph(6, 14)
 

@@ -178,6 +178,7 @@ def test_slurm_job_that_is_cancelled_is_not_queued_again(slurm, tmp_path):
     assert jobs.vanished(tmp_path, job).status == 1
 
 
+@pytest.mark.slow
 def test_slurm_task_of_an_array_that_is_told_to_stop_queues_again_alone(slurm, tmp_path):
     """The last task of an array may have the array's number: what ended before it does not run again."""
     program = (
