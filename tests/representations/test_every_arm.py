@@ -19,7 +19,11 @@ CASES = {
 EMPTY = np.zeros((16, 16), np.int32)
 SINGLE = EMPTY.copy()
 SINGLE[4, 5] = 1
-every_arm = pytest.mark.parametrize("arm", ARMS)
+TWINS = ("star, maxima and balls", "offset, nll", "harmonic, mean shift", "heat, point distance and way")
+"""Arms that differ from another in what their own tests look at."""
+every_arm = pytest.mark.parametrize(
+    "arm", [pytest.param(arm, marks=pytest.mark.slow) if arm in TWINS else arm for arm in ARMS]
+)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
