@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -18,6 +19,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A choice given in XLA_FLAGS stays, so that `XLA_FLAGS=--xla_backend_optimization_level=3 make test` runs what users run.
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+# Every run tries the same examples, so that a change is never refused for another one's rare case; those are found with
+# `HYPOTHESIS_PROFILE=random make test`.
+settings.register_profile("same", derandomize=True, database=None)
+settings.register_profile("random", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture
