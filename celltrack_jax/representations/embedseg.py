@@ -1,7 +1,7 @@
 """Cells as clusters: each pixel points at the centre of its cell, and says how near is near enough.
 
 EmbedSeg (Lalit, Tomancak and Jug, Medical Image Analysis 2022, arXiv:2101.10033) after Neven et al. (CVPR 2019,
-arXiv:1906.11109). A pixel at x is embedded at e = x + scale * tanh(offset). It belongs to the cell with centre c by
+arXiv:1906.11109). A pixel at x is embedded at e = x + scale * tanh(offset / 4). It belongs to the cell with centre c by
 
     phi = 2 ** -sum_a exp(10 s_a) ((e_a - c_a) / margin)^2,
 
@@ -11,7 +11,8 @@ is 10 s, since a head starts with answers of about 1: as s those would make clus
 where nothing is learned.
 
 Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), D of them, K cells of a crop, W window, N points of a frame. Raw
-channels: D offsets, D of 10 s, and the logit of the seed, which learns phi inside of cells and 0 outside. Channels of
+channels: D offsets, a quarter of which the tangent is taken of, as they would start beyond the cluster's edge otherwise;
+D of 10 s; and the logit of the seed above that of `prior`, which learns phi inside of cells and 0 outside. Channels of
 the target: the cell's number, D of the pixel's place and D of its cell's centre, both in the unit of the spacing; in
 the background the centre is the place.
 """
@@ -30,6 +31,8 @@ from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.lovasz import lovasz_hinge
 from celltrack_jax.representations import Found, Target, losses
 
+_CALM = 0.25
+"""Share of an offset's raw answer whose tangent is taken."""
 _GAIN = 10.0
 """Raw answer of a sigma of 1."""
 _STEEPEST = 15.0
@@ -68,6 +71,8 @@ class EmbedSeg:
     variance_weight: float
     seed_weight: float
     """Factors of the variance of sigma in a cell and of the seed's error; the Lovász hinge has 1."""
+    prior: float
+    """Seed that a raw output of 0 means: what most pixels are, from the first step on."""
     foreground_weight: float
     """Factor of pixels of cells in the seed's error."""
     foreground_threshold: float
@@ -87,7 +92,7 @@ class EmbedSeg:
         for name in ("radius", "scale", "margin"):
             if getattr(self, name) <= 0:
                 raise InputError(f"representation.{name} is {getattr(self, name)}: a positive length")
-        for name in ("foreground_threshold", "threshold"):
+        for name in ("prior", "foreground_threshold", "threshold"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"representation.{name} is {getattr(self, name)}: in (0, 1)")
 
@@ -159,7 +164,8 @@ class EmbedSeg:
         hinge, spread, phi, there = jax.vmap(self._of_cells)(prediction, target)
         count = jnp.maximum(there.sum(), 1)
         cell = target.value[..., :1] > 0
-        error = jnp.square(jax.nn.sigmoid(prediction[..., -1:]) - jax.lax.stop_gradient(phi))
+        seed = jax.nn.sigmoid(prediction[..., -1:] + losses.logit(self.prior))
+        error = jnp.square(seed - jax.lax.stop_gradient(phi))
         metrics = {
             "lovasz": jnp.where(there, hinge, 0.0).sum() / count,
             "variance": spread.sum() / count,
@@ -205,7 +211,7 @@ class EmbedSeg:
         return jax.vmap(lovasz_hinge)(*flat)
 
     def _embedding(self, prediction: jax.Array, place: jax.Array) -> jax.Array:
-        return place + self.scale * jnp.tanh(prediction[..., : self.axes])
+        return place + self.scale * jnp.tanh(_CALM * prediction[..., : self.axes])
 
     def _phi(self, away: jax.Array, sigma: jax.Array) -> jax.Array:
         """(...) from distances to the centre and sigmas (..., D)."""
@@ -227,13 +233,13 @@ class EmbedSeg:
         """
         prediction, spacing = np.asarray(prediction, np.float32), np.asarray(spacing, np.float64)
         shape = prediction.shape[:-1]
-        seed = special.expit(prediction[..., -1])
+        seed = special.expit(prediction[..., -1] + np.float32(losses.logit(self.prior)))
         cell = seed > min(self.foreground_threshold, self.threshold)
         grid = np.ogrid[tuple(slice(size) for size in shape)]
         # One map per axis, so that a box of it is read row by row.
         embedding = np.stack(
             [
-                g * s + self.scale * np.tanh(prediction[..., a])
+                g * s + self.scale * np.tanh(_CALM * prediction[..., a])
                 for a, (g, s) in enumerate(zip(grid, spacing, strict=True))
             ]
         )
@@ -275,8 +281,8 @@ class EmbedSeg:
         """Offsets to the centre, narrow clusters, and saturated seeds."""
         place, centre = jnp.split(target.value[..., 1:], 2, -1)
         offset = jnp.arctanh(jnp.clip((centre - place) / self.scale, -_FARTHEST, _FARTHEST))
-        seed = losses.saturated((target.value[..., :1] > 0).astype(jnp.float32))
-        return jnp.concatenate([offset, jnp.full_like(offset, _SURE), seed], -1)
+        seed = losses.saturated((target.value[..., :1] > 0).astype(jnp.float32)) - losses.logit(self.prior)
+        return jnp.concatenate([offset / _CALM, jnp.full_like(offset, _SURE), seed], -1)
 
 
 def _box(middle: np.ndarray, reach: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -5,7 +5,8 @@ balls of radius 3 and 96 rays: what is drawn from lengths has a mean IoU of 0.94
 which end at the first pixel outside, of 0.69 (launch.bench star).
 
 Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), D of them, K points of a crop, n rays. Channels: the logit of the
-probability; n lengths in the unit of the spacing.
+probability, and by how many `radius` each of n lengths is more than one: what a head answers at first, about 0, is a
+ball where no cell is likely. Lengths as they are made both of them the slowest to learn.
 """
 
 from collections.abc import Callable
@@ -51,7 +52,10 @@ class Star:
     max_length: float
     """Longest ray that is learned and read: more than the longest way through a cell."""
     radius: float
-    """Of the ball around each point that cells are learned as, where they are known as points."""
+    """Length that a raw output of 0 means, as of a usual cell; and radius of the ball around each point that cells are
+    learned as, where they are known as points."""
+    prior: float
+    """Probability that a raw output of 0 means: what most pixels are, from the first step on."""
     neighbours: int
     """Of a point: so many others cut its ball where theirs would overlap it."""
     bce_weight: float
@@ -84,10 +88,10 @@ class Star:
             raise InputError(
                 f"representation.rays {self.rays}: at least {4 * (self.axes - 1)}, which surround a pixel"
             )
-        if not 0 < self.radius <= self.max_length or not 0 < self.threshold < 1:
+        if not 0 < self.radius <= self.max_length or not (0 < self.threshold < 1 and 0 < self.prior < 1):
             raise InputError(
                 f"representation.radius {self.radius} is positive and at most max_length {self.max_length}, "
-                f"threshold {self.threshold} between 0 and 1"
+                f"threshold {self.threshold} and prior {self.prior} between 0 and 1"
             )
 
     @property
@@ -167,7 +171,8 @@ class Star:
         on_grid = (slice(None), *self._on_grid())
         weight = target.weight[on_grid]
         prediction = losses.known(prediction[on_grid], weight)
-        logits, lengths = prediction[..., :1], prediction[..., 1:]
+        logits = prediction[..., :1] + losses.logit(self.prior)
+        lengths = self.radius * (1 + prediction[..., 1:])
         probability, wanted = target.value[..., :1], target.value[..., 1:]
         least = -_times_log(probability) - _times_log(1 - probability)
         bce = losses.binary_cross_entropy(logits, probability, weight) - losses.weighted_mean(least, weight)
@@ -195,9 +200,8 @@ class Star:
         """Shapes from the surest down, and their centres."""
         spacing = np.asarray(spacing, np.float64)
         pixel, probability = self._candidates(prediction[..., 0][self._on_grid()])
-        lengths = np.clip(
-            prediction[tuple(pixel.T)][:, 1:].astype(np.float32), _LEAST * spacing.min(), self.max_length
-        )
+        lengths = self.radius * (1 + prediction[tuple(pixel.T)][:, 1:].astype(np.float32))
+        lengths = np.clip(lengths, _LEAST * spacing.min(), self.max_length)
         shapes = Shapes(pixel, lengths, spacing)
         size, offset = polyhedra.sizes_and_centres(shapes)
         kept = _OVERLAPS[self.overlap](shapes, size, offset, self.max_overlap)
@@ -206,6 +210,7 @@ class Star:
 
     def _candidates(self, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (N, D) on the grid, and their probabilities (N,) float32, from the surest down."""
+        logit = logit + np.float32(losses.logit(self.prior))
         surely = logit > losses.logit(self.threshold)
         if self.candidates == "maxima":
             surely &= logit == ndimage.maximum_filter(logit, 3, mode="nearest")
@@ -218,8 +223,8 @@ class Star:
     def perfect(self, target: Target) -> jax.Array:
         """Logits of the probability, and the lengths as far as they are known; between the grid's pixels repeated."""
         probability = jnp.clip(target.value[..., :1], _SURE, 1 - _SURE)
-        logits = jnp.log(probability) - jnp.log1p(-probability)
-        answer = jnp.concatenate([logits, jnp.abs(target.value[..., 1:])], -1)
+        logits = jnp.log(probability) - jnp.log1p(-probability) - losses.logit(self.prior)
+        answer = jnp.concatenate([logits, jnp.abs(target.value[..., 1:]) / self.radius - 1], -1)
         shape = target.weight.shape[-1 - self.axes : -1]
         for axis, (step, size) in enumerate(zip(self.grid, shape, strict=True), answer.ndim - 1 - self.axes):
             answer = jnp.repeat(answer, step, axis)

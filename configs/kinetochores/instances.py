@@ -58,7 +58,7 @@ def sweep(add) -> None:
 
 def _settings(arm: str) -> dict[str, Any]:
     """Of the representation; lengths in µm."""
-    votes = {"bins": 2, "vote_blur": 0.08, "min_votes": 1.0, "min_distance": 0.25, "capture": 0.25}
+    votes = {"bins": 2, "vote_blur": 0.08, "min_votes": 0.3, "min_distance": 0.25, "capture": 0.25}
     votes |= {"max_peaks": 256, "threshold": 0.3, "foreground_threshold": 0.5}
     focal = {"focal_alpha": 2.0, "focal_beta": 4.0, "prior": 0.01}
     if arm.startswith("sd"):
@@ -68,6 +68,7 @@ def _settings(arm: str) -> dict[str, Any]:
             "grid": (1, 2, 2) if arm == "sd_grid" else (1, 1, 1),
             "max_length": 1.2,
             "radius": 0.4,
+            "prior": 0.01,
             "neighbours": 0,
             # As published but for the length's, 0.2 and 2e-5 per voxel of 0.13 µm.
             "bce_weight": 1.0,
@@ -93,9 +94,10 @@ def _settings(arm: str) -> dict[str, Any]:
             "window": (8, 16, 16),
             "variance_weight": 10.0,
             "seed_weight": 1.0,
+            "prior": 0.01,
             "foreground_weight": 10.0,
             "foreground_threshold": 0.5,
-            "threshold": 0.9,
+            "threshold": 0.6,
             "min_size": 4,
             "max_found": 512,
         }

@@ -95,7 +95,7 @@ def test_every_source_counts_alike_in_the_loss(loss):
     costs = []
     for cell in (1, 2):
         worse = best.copy()
-        worse[..., 1:3][labels == cell] += 1.5
+        worse[..., 1:3][labels == cell] += 1.5 / 0.5
         _, metrics = representation.loss(jnp.asarray(worse), target, jnp.int32(0))
         costs.append(float(metrics["offset"]))
     # 1.5 is 3 scales: 3 - 0.5 and 3^2 / 2, for one cell of two.
@@ -110,8 +110,9 @@ def test_the_likelihood_is_that_of_a_gaussian_of_at_least_the_scale():
     prediction = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype(np.float32)
     _, metrics = representation.loss(jnp.asarray(prediction), target, jnp.int32(0))
     inside = labels == 1
-    off = prediction[inside][:, 1:3] - np.asarray(target.value)[inside][:, 2:]
-    variance = 0.25 * (1 + np.exp(prediction[inside][:, 3:]))
+    off = 0.5 * prediction[inside][:, 1:3] - np.asarray(target.value)[inside][:, 2:]
+    # The radius is 4, 8 scales: at first the variance is about that squared.
+    variance = 0.25 * (1 + 64 * np.exp(prediction[inside][:, 3:]))
     likelihood = 0.5 * (off**2 / variance + np.log(variance))
     assert float(metrics["offset"]) == pytest.approx(likelihood.mean() - 0.5 * np.log(0.25), rel=1e-4)
 

@@ -99,9 +99,9 @@ def test_what_is_known_to_be_at_least_so_long_may_be_longer():
     target = targets(star, labels[None], np.ones(2, np.float32))
     best = perfect(star, target)
     cut = jnp.where(target.value < 0, 1.0, 0.0)
-    assert float(cost(star, target, best)[0]) == 0
-    assert float(cost(star, target, best + 2 * cut)[0]) == 0
-    shorter = float(cost(star, target, best - 2 * cut)[0])
+    assert float(cost(star, target, best)[0]) == pytest.approx(0, abs=1e-6)
+    assert float(cost(star, target, best + 2 / star.radius * cut)[0]) == pytest.approx(0, abs=1e-6)
+    shorter = float(cost(star, target, best - 2 / star.radius * cut)[0])
     share = (target.value[..., :1] * cut[..., 1:]).sum() / target.value[..., 0].sum() / 4
     assert shorter == pytest.approx(2 * float(share), rel=1e-5)
 
@@ -113,12 +113,13 @@ def test_losses_are_the_published_ones():
     prediction = np.random.default_rng(0).normal(0, 2, (1, *labels.shape, 5)).astype(np.float32)
     total, terms = star.loss(jnp.asarray(prediction), target, jnp.int32(0))
     p, wanted = np.asarray(target.value[..., 0], np.float64), np.asarray(target.value[..., 1:])
-    q = 1 / (1 + np.exp(-prediction[..., 0].astype(np.float64)))
+    # A prior of 0.1, and lengths of 8 (1 + raw).
+    q, lengths = 1 / (1 + 9 * np.exp(-prediction[..., 0].astype(np.float64))), 8 + 8 * prediction[..., 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
         own = np.nan_to_num(p * np.log(p)) + np.nan_to_num((1 - p) * np.log(1 - p))
     bce = np.mean(own - p * np.log(q) - (1 - p) * np.log(1 - q))
-    length = np.mean(p * np.abs(prediction[..., 1:] - wanted).mean(-1)) / np.mean(p)
-    background = np.mean((1 - p) * np.abs(prediction[..., 1:]).mean(-1))
+    length = np.mean(p * np.abs(lengths - wanted).mean(-1)) / np.mean(p)
+    background = np.mean((1 - p) * np.abs(lengths).mean(-1))
     assert terms["bce"] == pytest.approx(bce, rel=1e-4)
     assert terms["length"] == pytest.approx(length, rel=1e-4)
     assert terms["background"] == pytest.approx(background, rel=1e-4)
@@ -167,18 +168,19 @@ def test_no_points_and_no_cells_give_nothing():
 
 def test_of_two_that_overlap_the_surer_one_is_kept_and_wins_its_pixels():
     prediction = np.full((30, 40, 65), -9.0, np.float32)
-    prediction[..., 1:] = 6.0
+    prediction[..., 1:] = 6 / 8 - 1
     for column, logit in ((10, 2.0), (14, 3.0), (24, 1.0)):
         prediction[15, column, 0] = logit
     for overlap in ("exact", "ball"):
-        labels, found = made(STAR, {"overlap": overlap, "max_overlap": 0.3}).read(prediction, np.ones(2))
+        star = made(STAR, {"prior": 0.5, "overlap": overlap, "max_overlap": 0.3})
+        labels, found = star.read(prediction, np.ones(2))
         np.testing.assert_allclose(found.position, [(15, 14), (15, 24)], atol=1e-5)
         np.testing.assert_allclose(found.heat, 1 / (1 + np.exp([-3.0, -1.0])), rtol=1e-5)
         assert labels[15, 19] == 1
         assert labels[15, 21] == 2
-    both = made(STAR, {"max_overlap": 0.9}).points(prediction, np.ones(2))
+    both = made(STAR, {"prior": 0.5, "max_overlap": 0.9}).points(prediction, np.ones(2))
     assert len(both.heat) == 3
-    few = made(STAR, {"max_overlap": 0.9, "max_candidates": 1}).points(prediction, np.ones(2))
+    few = made(STAR, {"prior": 0.5, "max_overlap": 0.9, "max_candidates": 1}).points(prediction, np.ones(2))
     np.testing.assert_allclose(few.position, [(15, 14)], atol=1e-5)
 
 
@@ -195,7 +197,8 @@ def test_decoding_needs_no_exact_prediction():
     star = build("star", threshold=0.4)
     noise = np.random.default_rng(0).normal(size=(*labels.shape, 65)).astype(np.float32)
     perfect_answer = np.clip(answer(star, labels, np.ones(2)), -4, 30)
-    noisy = perfect_answer + 0.6 * noise
+    # 0.6 in the logits and in the lengths, in pixels.
+    noisy = perfect_answer + noise * (0.6, *[0.6 / star.radius] * 64)
     found = star.decode(noisy, np.ones(2))
     assert found.max() == labels.max()
     assert seg_score(labels, found) > 0.85
