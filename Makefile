@@ -12,9 +12,10 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 1
 demo: setup  ## Trains, tracks and scores: the embedded synthetic movie, or DATA=<CTC data set folder>.
 	$(RUN) -m launch.demo $(if $(DATA),--data="$(DATA)")
 
-# One process per core; a file's tests stay together, because they share what is slow to make.
+# One process per core; a file's tests stay together, because they share what is slow to make. Files come in the order of
+# tests/conftest.py: the longest first, so that no core waits for another's at the end.
 test: setup  ## The tests; .ci/run calls this.
-	$(RUN) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -26,6 +26,17 @@ settings.register_profile("same", derandomize=True, database=None)
 settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
+_LONG = ("slurm", "training", "launch", "test_configs.py", "tasks", "models")
+"""What takes longest is begun first; the rest follows in pytest's order."""
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item) -> int:
+        top = Path(item.path).relative_to(ROOT / "tests").parts[0]
+        return _LONG.index(top) if top in _LONG else len(_LONG)
+
+    items.sort(key=rank)
+
 
 @pytest.fixture
 def real_data():

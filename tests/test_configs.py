@@ -1,7 +1,6 @@
 """Every config compiles in principle: the shapes of init and of a step, without data and without a compiler."""
 
 import importlib
-import re
 from pathlib import Path
 
 import jax
@@ -23,25 +22,36 @@ CASES = [
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     ).ARGUMENTS
 ]
-TWINS = re.compile(r"_small$|^(l1|decode_orig|decode_log|eval_curve)$")
-"""Arguments that change another one's sizes, or what does not reach its shapes."""
-WHOLE = re.compile(
-    r"points:(modern_t6|van_rmse|u3d_gdgeom|res_dice|t3_tdist_gd51|regvec_t6|mh_published|tiny)$"
-    r"|instances:(sd_grid|ctr_offset|ctr_embedseg|ctr_ball|harm_phase)$|pretrain:(ae_l2|blocks)$"
-)
-"""Of the kinetochores' many arms those whose whole step is traced; of the others the targets and the loss are."""
+
+
+def _parts(name: str, argument: str) -> tuple[str, ...]:
+    """What a step is made of."""
+    config = importlib.import_module(name).get_config(argument)
+    return name, *(config[part].get("name", "") for part in ("model", "representation") if part in config)
+
+
+def _first_of_their_parts() -> set[tuple[str, str]]:
+    """Cases whose whole step is traced in every run; of the others, which change sizes or loss, the slow tests do."""
+    first = {}
+    for case in CASES:
+        first.setdefault(_parts(*case), case)
+    return set(first.values())
+
+
+WHOLE = _first_of_their_parts()
+OTHERS = [case for case in CASES if case not in WHOLE]
 
 
 def _case(name: str, argument: str):
-    parts = name.startswith("configs.kinetochores") and not WHOLE.search(f"{name}:{argument}")
-    slow = parts or (TWINS.search(argument) and not name.startswith("configs.ctc"))
-    return pytest.param(name, argument, marks=pytest.mark.slow if slow else ())
+    return pytest.param(name, argument, marks=() if (name, argument) in WHOLE else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(
-    ("name", "argument"),
-    [case for case in CASES if "kinetochores" in case[0] and not WHOLE.search(f"{case[0]}:{case[1]}")],
-)
+@pytest.mark.parametrize(("name", "argument"), [case for case in OTHERS if "kinetochores" not in case[0]])
+def test_every_other_argument_has_a_network(name, argument):
+    assert FunctionalModel(tasks.build(importlib.import_module(name).get_config(argument)).model)
+
+
+@pytest.mark.parametrize(("name", "argument"), [case for case in OTHERS if "kinetochores" in case[0]])
 def test_targets_and_loss_have_shapes(name, argument):
     config = importlib.import_module(name).get_config(argument)
     task = tasks.build(config)

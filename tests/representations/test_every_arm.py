@@ -32,18 +32,16 @@ every_case = pytest.mark.parametrize("case", CASES)
 def test_shapes_and_dtypes(arm, case):
     labels, spacing = CASES[case]
     representation = build_for(arm, labels)
-    target = targets(representation, labels[None], spacing)
-    assert target.value.shape[:-1] == target.weight.shape[:-1] == (1, *labels.shape)
+    batch = jax.ShapeDtypeStruct((1, *labels.shape), jnp.int32)
+    target = jax.eval_shape(jax.vmap(lambda ids: representation.target(ids, spacing)), batch)
+    assert target.value.shape[:-1] == target.weight.shape[:-1] == batch.shape
     assert target.value.dtype == target.weight.dtype == jnp.float32
     assert target.weight.shape[-1] == 1
-    best = perfect(representation, target)
-    assert best.shape == (1, *labels.shape, representation.channels)
-    value, metrics = jax.eval_shape(lambda: representation.loss(best, target, jnp.int32(0)))
+    best = jax.eval_shape(representation.perfect, target)
+    assert best.shape == (*batch.shape, representation.channels)
+    value, metrics = jax.eval_shape(representation.loss, best, target, jnp.int32(0))
     assert value.shape == ()
     assert all(metric.shape == () for metric in metrics.values())
-    found = representation.decode(np.asarray(best[0]), spacing)
-    assert found.shape == labels.shape
-    assert found.dtype == np.int32
 
 
 @every_arm
@@ -130,6 +128,8 @@ def test_decoding_the_target_gives_the_cells_back(arm, case):
         # Planes lie 3 apart, and the border cuts pieces of up to 20 voxels off some cells.
         representation = build(arm, width=float(spacing[0]), min_core=20)
     found = decoded(representation, labels, spacing)
+    assert found.shape == labels.shape
+    assert found.dtype == np.int32
     if arm.startswith("heat"):
         # One ball per cell, in its cell.
         owners = [np.bincount(labels[found == k]).argmax() for k in range(1, found.max() + 1)]
