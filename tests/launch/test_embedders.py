@@ -50,7 +50,7 @@ def masks_of(folder, images=True):
     )
 
 
-@pytest.mark.parametrize("module", [link, ben_haim2022])
+@pytest.mark.parametrize("module", [link, pytest.param(ben_haim2022, marks=pytest.mark.slow)])
 def test_the_network_sees_embeddings(folder, module):
     task = tasks.build(config_of(folder, module))
     embedders.attach(task, None)

@@ -53,6 +53,7 @@ def finish(process):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_two_process_evaluation_shares_the_checkpoints(trained, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -34,6 +34,7 @@ def said(out: str) -> list[str]:
     return [line for line in out.splitlines() if not line.startswith("[Gloo]")]
 
 
+@pytest.mark.slow
 def test_processes_stop_together_and_any_number_of_them_gives_the_same_result(flat, movie):
     runs = [Run(flat, movie, *flags, pause_s=0.3) for flags in ranks(2)]
     for rank, run in enumerate(runs):

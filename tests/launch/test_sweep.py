@@ -90,6 +90,7 @@ def test_a_failed_arm_stays_alone_and_only_it_runs_again(store, tmp_path):
     assert third.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_told_to_stop_saves_its_runs_and_goes_on(store, tmp_path):
     path, workdir = write(tmp_path, '    add("long")\n    add("later")'), tmp_path / "sweep"
     started = subprocess.Popen(

@@ -81,6 +81,7 @@ def losses(workdir):
     return [row["loss"] for row in rows if row["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_two_process_launch_equals_one(store, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -106,7 +106,7 @@ def _plain_network(params, graph):
     return _plain(params["classifier"], e)[:, 0]
 
 
-@pytest.mark.parametrize("embedding", [EMBEDDING, 0])
+@pytest.mark.parametrize("embedding", [EMBEDDING, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("double", "atol"), [(False, 1e-5), (True, 1e-12)])
 def test_it_equals_a_plain_network_that_concatenates(embedding, double, atol):
     graph = _graph(6, 14, embedding)

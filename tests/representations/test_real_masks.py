@@ -34,7 +34,19 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize(("arm", "masks"), BOUNDS, ids=lambda value: value)
+SLOW = ("sim, tracking masks", "psc")
+"""Whose touching borders are found as in the others."""
+
+
+@pytest.mark.parametrize(
+    ("arm", "masks"),
+    [
+        pytest.param(
+            *case, marks=pytest.mark.slow if case[1] in SLOW and case[0] == "touching border" else ()
+        )
+        for case in BOUNDS
+    ],
+)
 def test_the_target_decodes_to_the_masks(arm, masks, real_data):
     name, pattern, step, voxel = FOLDERS[masks]
     spacing = np.array(voxel, np.float32)

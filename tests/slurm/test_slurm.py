@@ -138,6 +138,7 @@ def test_slurm_training_over_two_nodes_equals_one_process_in_float64(slurm, comm
     assert_same(losses(tmp_path / "two"), losses(tmp_path / "one"), 1e-8)
 
 
+@pytest.mark.slow
 def test_slurm_run_that_is_told_to_stop_queues_again_and_goes_on_with_what_it_is_granted(
     slurm, command, alone, tmp_path
 ):

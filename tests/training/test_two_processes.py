@@ -63,6 +63,7 @@ def test_two_process_training_equals_one(alone, tmp_path):
     assert_same(rows(tmp_path), expected, precision)
 
 
+@pytest.mark.slow
 def test_two_process_run_that_one_is_told_to_stop_goes_on_in_one(alone, tmp_path):
     precision, expected = alone
     first, _ = run_pair(tmp_path, precision, f"term_at={EVERY}")
