@@ -85,7 +85,7 @@ class DenseTask(FrameTask):
             shape=self._read_size(),
             margin=data.margin,
             ndim=self.ndim,
-            frames=[self._split(sequence)[0] for sequence in self._sequences],
+            frames=self._taught(),
             batch_size=data.batch_size,
             process=process,
             foreground_probability=data.foreground_probability,
@@ -155,17 +155,22 @@ class DenseTask(FrameTask):
 
     def _judge(self, forward: Callable, contrast: float, stop: Callable[[], bool]) -> list[_Judged] | None:
         judged = []
-        for sequence in self._sequences:
-            one = self._judge_sequence(sequence, forward, contrast, stop)
+        for sequence, held_out in self._held_out():
+            one = self._judge_sequence(sequence, held_out, forward, contrast, stop)
             if stop():
                 return None
             judged += [one] if one else []
         return judged
 
     def _judge_sequence(
-        self, sequence: store.StoredSequence, forward: Callable, contrast: float, stop: Callable[[], bool]
+        self,
+        sequence: store.StoredSequence,
+        held_out: list[int],
+        forward: Callable,
+        contrast: float,
+        stop: Callable[[], bool],
     ) -> _Judged | None:
-        tracked, more = self._judged_frames(sequence)
+        tracked, more = self._judged_frames(sequence, held_out)
         if not tracked:
             return None
         labelled = list(self._segment(sequence, sorted({*tracked, *more}), forward, contrast, stop))
@@ -183,12 +188,14 @@ class DenseTask(FrameTask):
         lineage, window = painter.lineage(), self._window(sequence)
         return _measures(sequence, tracked, more, painted, lineage, window, silver=self.config.data.silver)
 
-    def _judged_frames(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
+    def _judged_frames(
+        self, sequence: store.StoredSequence, held_out: list[int]
+    ) -> tuple[list[int], list[int]]:
         """Held-out frames that are tracked, and more, with gold outlines, of which the outlines alone are judged.
 
         Where silver outlines hold out whole stretches of a movie, gold ones are too rare to be met in its first frames.
         """
-        held_out, most = self._split(sequence)[1], self.config.evaluation.max_frames
+        most = self.config.evaluation.max_frames
         gold = [t for t in held_out if labelled(sequence, "segmentation", t)]
         if not self.config.data.silver or len(set(gold) & set(held_out[:most])) >= min(most // 2, len(gold)):
             return held_out[:most], []

@@ -288,26 +288,12 @@ class DetectTask(FrameTask):
     def _judged(self) -> Iterator[tuple[store.StoredSequence, list[int]]]:
         """Yields sequences and those of their frames that are judged."""
         evaluation = self.config.evaluation
-        if evaluation.store:
-            sequences = self._opened(evaluation.store)
-            held = [self._annotated(one) for one in sequences]
-        else:
-            sequences = self._sequences
-            held = [self._split(one)[1] for one in sequences]
-        pairs = [
-            (one, frames[: evaluation.max_frames])
-            for one, frames in zip(sequences, held, strict=True)
-            if frames
-        ]
+        pairs = [(one, frames[: evaluation.max_frames]) for one, frames in self._held_out() if frames]
         yield from pairs[: evaluation.max_sequences]
 
     def _taught(self) -> list[list[int]]:
-        """Frames to train on: of each sequence those that are not held out, or an even share of them."""
-        data = self.config.data
-        if self.config.evaluation.store:
-            frames = [self._annotated(one) for one in self._sequences]
-        else:
-            frames = [self._split(one)[0] for one in self._sequences]
+        """Frames to train on, by sequence, or an even share of them."""
+        data, frames = self.config.data, super()._taught()
         every = [(s, t) for s, taught in enumerate(frames) for t in taught]
         kept = (
             {every[int(k / data.fraction)] for k in range(max(1, int(len(every) * data.fraction)))}

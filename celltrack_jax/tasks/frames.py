@@ -156,6 +156,22 @@ class FrameTask:
                 )
         return sequences
 
+    def _taught(self) -> list[list[int]]:
+        """Frames to train on, by sequence: where another store is judged, all that teach."""
+        if self.config.evaluation.store:
+            return [self._annotated(sequence) for sequence in self._sequences]
+        return [self._split(sequence)[0] for sequence in self._sequences]
+
+    def _held_out(self) -> list[tuple[store.StoredSequence, list[int]]]:
+        """Frames that are judged, with their sequence: of another store all that teach, or else what is held out."""
+        if self.config.evaluation.store:
+            return [(sequence, self._annotated(sequence)) for sequence in self._others]
+        return [(sequence, self._split(sequence)[1]) for sequence in self._sequences]
+
+    @functools.cached_property
+    def _others(self) -> list[store.StoredSequence]:
+        return self._opened(self.config.evaluation.store)
+
     def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
         """Frames to train on and held-out ones, ascending.
 

@@ -77,7 +77,7 @@ class ReconstructTask(FrameTask):
             unlabelled,
             shape=self._read_size(),
             margin=data.margin,
-            frames=[self._taught(one) for one in self._sequences],
+            frames=self._taught(),
             batch_size=data.batch_size,
             process=process,
             foreground_probability=0.0,
@@ -113,8 +113,8 @@ class ReconstructTask(FrameTask):
         """Scores held-out frames: `R2`, the share of the variance that is told where the image is hidden (or of all)."""
         forward = self.predictor(model, variables)
         error = square = total = count = 0.0
-        for sequence in self._judged():
-            for t in self._held(sequence):
+        for sequence, held_out in self._held_out():
+            for t in held_out[: self.config.evaluation.max_frames]:
                 if stop():
                     return None
                 wanted, told, hidden = self._reconstructed(sequence, t, forward)
@@ -142,18 +142,6 @@ class ReconstructTask(FrameTask):
         )
         counts = np.broadcast_to(counts, image.shape)
         return tuple(np.asarray(each)[inside] for each in (self._wanted(image), told, counts))  # pyright: ignore[reportReturnType]
-
-    def _judged(self) -> list[store.StoredSequence]:
-        other = self.config.evaluation.store
-        return self._opened(other) if other else self._sequences
-
-    def _held(self, sequence: store.StoredSequence) -> list[int]:
-        frames = range(sequence.shape[0])
-        held = list(frames) if self.config.evaluation.store else self._split(sequence)[1]
-        return held[: self.config.evaluation.max_frames]
-
-    def _taught(self, sequence: store.StoredSequence) -> list[int]:
-        return list(range(sequence.shape[0])) if self.config.evaluation.store else self._split(sequence)[0]
 
     def _annotated(self, sequence: store.StoredSequence) -> list[int]:
         """Every frame teaches."""

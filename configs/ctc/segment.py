@@ -205,6 +205,8 @@ def _base(ndim: int) -> ConfigDict:
     )
     config.evaluation = ConfigDict(
         {
+            # Another store whose frames are all judged; else the last `holdout` of each movie's frames.
+            "store": "",
             "holdout": 0.15,
             "max_frames": 8,
             "window": (1024, 1024) if flat else (64, 256, 256),

@@ -205,6 +205,8 @@ def _base() -> ConfigDict:
     )
     config.evaluation = ConfigDict(
         {
+            # Another store whose frames are all judged; else the last `holdout` of each movie's frames.
+            "store": "",
             "holdout": 0.15,
             "max_frames": 10,
             "window": (1200, 1200),

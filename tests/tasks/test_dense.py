@@ -171,6 +171,15 @@ def test_held_out_frames_are_never_trained_on(task):
     assert held_out == [7, 8, 9]
 
 
+def test_another_store_is_judged_whole_and_the_own_one_taught_whole(task, store):
+    assert task._taught() == [list(range(7))]
+    task.config.evaluation.store = str(store)
+    assert task._taught() == [list(range(10))]
+    ((other, frames),) = task._held_out()
+    assert frames == list(range(10))
+    assert task._judged_frames(other, frames)[0] == frames[: task.config.evaluation.max_frames]
+
+
 def test_of_a_movie_with_outlines_in_its_middle_some_of_these_are_held_out(task):
     (sequence,) = task._sequences
     outlined = np.isin(np.arange(10), (2, 3, 4, 5))

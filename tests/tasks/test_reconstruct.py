@@ -42,8 +42,9 @@ def task_of(folder, **changes) -> Any:
 
 def wanted(task):
     """The images (*S, C) of the frames that are judged, as they are asked for."""
-    sequence = task._judged()[0]
-    return [task._reconstructed(sequence, t, jnp.zeros_like) for t in task._held(sequence)]
+    sequence, held_out = task._held_out()[0]
+    most = task.config.evaluation.max_frames
+    return [task._reconstructed(sequence, t, jnp.zeros_like) for t in held_out[:most]]
 
 
 def scores_of(task, monkeypatch, maps):
@@ -83,7 +84,7 @@ def test_an_evaluation_stops_when_asked(folder):
 def test_frames_without_points_teach_but_those_held_out_do_not(folder):
     task = task_of(folder)
     (sequence,) = task._sequences
-    assert task._taught(sequence) == [0, 1, 2, 3]
+    assert task._taught() == [[0, 1, 2, 3]]
     assert task._held(sequence) == [4, 5]
     batch = task.train_data((0, 1))[0]
     assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {

@@ -87,7 +87,8 @@ def test_gold_frames_are_judged_beyond_the_first_held_out_ones(task):
     ):
         task.config.evaluation.max_frames = most
         outlined = {**sequence.labelled, "segmentation": np.isin(np.arange(10), gold)}
-        assert task._judged_frames(sequence._replace(labelled=outlined)) == expected
+        changed = sequence._replace(labelled=outlined)
+        assert task._judged_frames(changed, task._split(changed)[1]) == expected
 
 
 def test_the_truth_itself_scores_one_and_silver_tells_its_own_errors(task, monkeypatch):
