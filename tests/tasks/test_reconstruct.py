@@ -83,16 +83,15 @@ def test_an_evaluation_stops_when_asked(folder):
 
 def test_frames_without_points_teach_but_those_held_out_do_not(folder):
     task = task_of(folder)
-    (sequence,) = task._sequences
     assert task._taught() == [[0, 1, 2, 3]]
-    assert task._held(sequence) == [4, 5]
+    assert [frames for _, frames in task._held_out()] == [[4, 5]]
     batch = task.train_data((0, 1))[0]
     assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
         key: (value.shape, value.dtype) for key, value in task.batch_spec().items()
     }
     other = task_of(folder, **{"evaluation.store": str(folder / "store")})
-    assert other._taught(sequence) == list(range(6))
-    assert other._held(sequence) == [0, 1]
+    assert other._taught() == [list(range(6))]
+    assert [frames for _, frames in other._held_out()] == [list(range(6))]
 
 
 @pytest.mark.slow
