@@ -90,14 +90,26 @@ class Found(NamedTuple):
 class PointRepresentation(Representation, Protocol):
     """A representation that also learns from points and is read as points: what the task "detect" takes.
 
-    It is a frozen dataclass with the fields `axes` (D), `max_cells` (K) and `threshold`, the least heat of a point. If it
-    has a field `around`, offsets of other frames, `point_target` gets their points too, as a last argument (F, K, D).
+    It is a frozen dataclass. If it has a field `around`, offsets of other frames, `point_target` gets their points too,
+    as a last argument (F, K, D).
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    axes: int
-    max_cells: int
-    threshold: float
+
+    @property
+    def axes(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def max_cells(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """The least heat of a point."""
+        ...
 
     @property
     def has_threshold(self) -> bool:

@@ -29,7 +29,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.ops import windows
 from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.lovasz import lovasz_hinge
-from celltrack_jax.representations import Found, Target, losses
+from celltrack_jax.representations import Found, Target, losses, sources
 
 _CALM = 0.25
 """Share of an offset's raw answer whose tangent is taken."""
@@ -59,8 +59,8 @@ class EmbedSeg:
     centre: str
     """Of a labelled cell: "medoid", the pixel nearest to all others, as published; or "centroid"."""
     radius: float
-    """Points stand for balls of this radius, where they meet each pixel for the nearest one; at least half a voxel's
-    diagonal, or a ball may hold no voxel."""
+    """Points stand for balls of this radius, and for the pixel that holds them; where balls meet, each pixel is of the
+    nearest point."""
     scale: float
     """Length of the largest offset along an axis: more than any pixel is away from its cell's centre."""
     margin: float
@@ -136,16 +136,8 @@ class EmbedSeg:
           spacing: (D,) float32.
         """
         del steps
-        squared = jnp.zeros((len(points), *(1,) * self.axes))
-        for axis, size in enumerate(known.shape):
-            # No float32 square of this distance overflows, and no ball reaches so far.
-            away = (jnp.arange(size) - jnp.where(jnp.isnan(points), -1e6, points)[:, axis, None]) * spacing[
-                axis
-            ]
-            squared += jnp.square(jnp.expand_dims(away, [1 + a for a in range(self.axes) if a != axis]))
-        inside = squared.min(0) <= self.radius**2
-        ids = jnp.where(inside, 1 + squared.argmin(0), 0).astype(jnp.int32)
-        return self._target(jnp.where(known < 0, -1, ids), points, spacing)
+        row = sources.of_points(points, known, spacing, self.radius).row
+        return self._target(jnp.where(known < 0, -1, row + 1), points, spacing)
 
     def _target(self, ids: jax.Array, centres: jax.Array, spacing: jax.Array) -> Target:
         """From ids (*S) int32 and their centres (K, D) index."""

@@ -203,14 +203,7 @@ class Harmonic:
                 jnp.asarray(prediction[..., 1:]), self.frequencies, self.ball_radius, self.max_offset
             )
         )
-        ballot = voting.Ballot(
-            bins=self.bins,
-            blur=self.vote_blur,
-            min_votes=self.min_votes,
-            min_distance=self.min_distance,
-            capture=self.capture,
-            max_peaks=self.max_peaks,
-        )
+        ballot = voting.Ballot.of(self)
         return voting.read(offset, foreground * sure, foreground, spacing, self.threshold, ballot), offset
 
     def _clusters(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:

@@ -177,9 +177,8 @@ class Offset:
         if self.offset_loss == "nll":
             # exp(-softplus(x)) is sigmoid(-x).
             weight = evidence * special.expit(-prediction[..., 1 + self.axes] - np.float32(self._doubt()))
-        return voting.read(
-            self._offset(prediction), weight, evidence, spacing, self.threshold, self._ballot()
-        )
+        ballot = voting.Ballot.of(self)
+        return voting.read(self._offset(prediction), weight, evidence, spacing, self.threshold, ballot)
 
     def read(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:
         """Balls, or the pixels that vote for each point."""
@@ -215,13 +214,3 @@ class Offset:
     def _doubt(self) -> float:
         """Logarithm of the variance, in `offset_scale`, that a raw output of 0 means: offsets are up to `radius` long."""
         return 2 * math.log(max(self.radius / self.offset_scale, 1.0))
-
-    def _ballot(self) -> voting.Ballot:
-        return voting.Ballot(
-            bins=self.bins,
-            blur=self.vote_blur,
-            min_votes=self.min_votes,
-            min_distance=self.min_distance,
-            capture=self.capture,
-            max_peaks=self.max_peaks,
-        )

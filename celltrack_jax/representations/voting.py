@@ -7,9 +7,11 @@ of their own votes. A Hough vote whose table is learned (Ballard, Pattern Recogn
 Shapes: S spatial axes (Y, X) or (Z, Y, X), D of them, N sources. Lengths are in the unit of the spacing.
 """
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ class Ballot:
 
     bins: int
     """Nodes of the grid per pixel and axis."""
-    blur: float
+    vote_blur: float
     """Standard deviation of the Gaussian over the grid."""
     min_votes: float
     """Least number of pixels, weighted, that vote for a source: the blurred votes over those of a single one."""
@@ -41,6 +43,11 @@ class Ballot:
     """Votes farther than this from every peak count for none."""
     max_peaks: int
     """Most peaks."""
+
+    @classmethod
+    def of(cls, representation: Any) -> "Ballot":
+        """Returns what a representation's fields of the same names say."""
+        return cls(**{field.name: getattr(representation, field.name) for field in dataclasses.fields(cls)})
 
 
 def read(
@@ -66,7 +73,7 @@ def read(
     """
     spacing = np.asarray(spacing, np.float64)
     node = spacing / ballot.bins
-    reach = tuple(math.ceil(3 * ballot.blur / size) for size in node)
+    reach = tuple(math.ceil(3 * ballot.vote_blur / size) for size in node)
     peaks = _peaks(jnp.asarray(offset), jnp.asarray(weight), jnp.asarray(spacing, jnp.float32), ballot, reach)
     peak = np.asarray(peaks.position)[np.asarray(peaks.valid)] * node - spacing
     voter = np.nonzero(weight > _LEAST)
@@ -124,7 +131,7 @@ def _peaks(
     place = (pixel + 1 + offset / spacing) * ballot.bins
     grid = tuple((n + 1) * ballot.bins + 1 for n in shape)
     votes = splat(place.reshape(-1, len(shape)), weight.reshape(-1), grid)
-    sigma = ballot.blur * ballot.bins / spacing
+    sigma = ballot.vote_blur * ballot.bins / spacing
     single = jnp.ones(())
     for axis, radius in enumerate(reach):
         single *= gaussian.weights(sigma[axis], radius)[radius]
