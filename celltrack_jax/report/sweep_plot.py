@@ -27,6 +27,8 @@ class Run(NamedTuple):
     config: Mapping[str, Any]
     best: Mapping[str, float]
     """Measures of its best checkpoint."""
+    arm: str
+    """Its name in the sweep."""
 
 
 class Line(NamedTuple):
@@ -57,11 +59,7 @@ def lines(runs: Sequence[Run], measure: str, x: str, by: str) -> list[Line]:
     found: dict[str, dict[float, list[float]]] = {}
     for run in runs:
         if measure in run.best:
-            value = run.best[measure]
-            if not 0 <= value <= 1:
-                raise InputError(
-                    f"{measure!r} is {value:g} in a run: charts go from 0 to 1, so take another measure"
-                )
+            value = checked(run, measure)
             place, line = _number(run.config, x), str(_value(run.config, by))
             found.setdefault(line, {}).setdefault(place, []).append(value)
     if not found:
@@ -75,6 +73,14 @@ def lines(runs: Sequence[Run], measure: str, x: str, by: str) -> list[Line]:
         )
         for name, of_line in found.items()
     ]
+
+
+def checked(run: Run, measure: str) -> float:
+    """Returns a measure of a run, which charts can show."""
+    value = run.best[measure]
+    if not 0 <= value <= 1:
+        raise InputError(f"{measure!r} is {value:g} in a run: charts go from 0 to 1, so take another measure")
+    return value
 
 
 def svg(charts: Mapping[str, Sequence[Line]], x_label: str) -> str:

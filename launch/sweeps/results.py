@@ -17,12 +17,13 @@ def read_runs(workdir: Path) -> list[sweep_plot.Run]:
     path = workdir / manifest.FILE
     try:
         rows = json.loads(path.read_text())["runs"]
-        done = [workdir / row["folder"] for row in rows if row["status"] == manifest.DONE]
+        done = [(row["arm"], workdir / row["folder"]) for row in rows if row["status"] == manifest.DONE]
         runs = []
-        for folder in done:
+        for arm, folder in done:
             config = json.loads((folder / "config.json").read_text())
             history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            runs.append(sweep_plot.Run(config, sweep.best_row(history, config["train"]["best_metric"])))
+            best = sweep.best_row(history, config["train"]["best_metric"])
+            runs.append(sweep_plot.Run(config, best, arm))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"cannot read the sweep {workdir} ({error}): give the --workdir of a launch.sweep"

@@ -9,7 +9,7 @@ from celltrack_jax.report import sweep_plot
 from launch.sweeps import results
 
 RUNS = [
-    sweep_plot.Run({"head": {"sigma": sigma, "loss": loss}}, {"F1": sigma / 10 + seed / 100})
+    sweep_plot.Run({"head": {"sigma": sigma, "loss": loss}}, {"F1": sigma / 10 + seed / 100}, loss)
     for loss in ("mse", "focal")
     for sigma in (4.0, 1.0)
     for seed in (0, 1, 3)
@@ -62,9 +62,10 @@ def test_runs_that_are_done_are_read(tmp_path):
             {"step": 2, "kind": "eval", "score": 0.2, "F1": 0.9},
         ]
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, history)))
-        rows.append({"folder": f"runs/{arm}/seed0", "status": status})
+        rows.append({"arm": arm, "folder": f"runs/{arm}/seed0", "status": status})
     (tmp_path / "manifest.json").write_text(json.dumps({"runs": rows}))
     (run,) = results.read_runs(tmp_path)
     assert run.best == {"score": 0.4, "F1": 0.3}
+    assert run.arm == "one"
     with pytest.raises(InputError, match=r"give the --workdir of a launch.sweep"):
         results.read_runs(tmp_path / "runs")
