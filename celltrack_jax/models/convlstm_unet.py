@@ -16,7 +16,7 @@ from flax import nnx
 from celltrack_jax.config import check_settings
 from celltrack_jax.errors import InputError
 from celltrack_jax.models import encoder_decoder, layers
-from celltrack_jax.ops import blocks, convlstm, convolution
+from celltrack_jax.ops import blocks, convlstm, sampling
 
 STATE = "state"
 """Name of the entry that holds the recurrent state, among the heads."""
@@ -159,7 +159,7 @@ class ConvLSTMUNet(nnx.Module):
         for level, encoder in enumerate(self.down):
             if level > 0:
                 skips.append(x)
-                x = convolution.max_pool(x, self.pools[level - 1])
+                x = sampling.max_pool(x, self.pools[level - 1])
             x, after = encoder(x, clip, () if state is None else state[level], train)
             states.append(after)
         for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):

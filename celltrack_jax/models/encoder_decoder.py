@@ -14,7 +14,7 @@ from flax import nnx
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.models import layers
-from celltrack_jax.ops import blocks, convolution
+from celltrack_jax.ops import blocks, sampling
 from celltrack_jax.ops.dropout import dropout
 
 MakeBlock: TypeAlias = Callable[[int, int, tuple[int, ...]], nnx.Module]
@@ -108,7 +108,7 @@ class EncoderDecoder(nnx.Module):
         for level, block in enumerate(self.down):
             if level > 0:
                 skips.append(x)
-                x = convolution.max_pool(x, self.pools[level - 1])
+                x = sampling.max_pool(x, self.pools[level - 1])
             x = self._run(level, block, x, _fold(key, level), train)
         for level in reversed(range(len(self.up))):
             joined = self._joined(skips.pop(), x, self.up[level])

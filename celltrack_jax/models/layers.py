@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from celltrack_jax.errors import InputError
-from celltrack_jax.ops import convolution, normalisation
+from celltrack_jax.ops import convolution, normalisation, sampling
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -117,14 +117,14 @@ class Upsample(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, *S, channels) to (B, *S * *P, width)."""
         if self.kind == "nearest":
-            return convolution.upsample_by_repeating(self.projected(x), self.pool)
+            return sampling.upsample_by_repeating(self.projected(x), self.pool)
         if self.kind == "bilinear":
             # Weights of the interpolation sum to 1, so the 1x1 convolution may come first, on fewer pixels.
-            return convolution.upsample_linearly(self.projected(x), self.pool)
+            return sampling.upsample_linearly(self.projected(x), self.pool)
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         if self.kind == "transposed":
-            return convolution.upsample(x, kernel) + bias
-        return convolution.upsample_overlapping(x, kernel, self.pool) + bias
+            return sampling.upsample(x, kernel) + bias
+        return sampling.upsample_overlapping(x, kernel, self.pool) + bias
 
     def projected(self, x: jax.Array) -> jax.Array:
         """What "bilinear" and "nearest" do before they up-sample: (B, *S, channels) to (B, *S, width)."""

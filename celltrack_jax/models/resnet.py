@@ -11,7 +11,7 @@ from flax import nnx
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.layers import Norm
-from celltrack_jax.ops import convolution
+from celltrack_jax.ops import convolution, sampling
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Basic blocks of each stage by depth, the number of layers in name."""
@@ -67,7 +67,7 @@ class ResNet(nnx.Module):
           (B, widths[-1]) float32.
         """
         x = jax.nn.relu(self.stem(x.astype(self.dtype), train))
-        x = convolution.max_pool_overlapping(x, _POOL_WINDOW, _POOL_STRIDE)
+        x = sampling.max_pool_overlapping(x, _POOL_WINDOW, _POOL_STRIDE)
         for block in self.blocks:
             x = block(x, train)
         return jnp.mean(x.astype(jnp.float32), range(1, x.ndim - 1))

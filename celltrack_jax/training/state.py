@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.ops import convolution
+from celltrack_jax.ops import lowering
 from celltrack_jax.tasks import Task
 from celltrack_jax.training import mesh as meshes
 from celltrack_jax.training import rules
@@ -117,7 +117,7 @@ def compile_step(
         gather=lambda params: jax.lax.with_sharding_constraint(params, whole),
     )
     out_shardings = (jax.tree.map(lambda x: x.sharding, state), meshes.replicated(mesh))
-    with convolution.lowered_plainly() if mesh.shape[meshes.SPACE] > 1 else contextlib.nullcontext():
+    with lowering.lowered_plainly() if mesh.shape[meshes.SPACE] > 1 else contextlib.nullcontext():
         lowered = jax.jit(step, donate_argnums=0, out_shardings=out_shardings).lower(state, batch)
     return lowered.compile()
 

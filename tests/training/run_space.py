@@ -25,7 +25,7 @@ import numpy as np
 
 from celltrack_jax import tasks
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.ops import convolution
+from celltrack_jax.ops import lowering
 from celltrack_jax.training import memory
 from celltrack_jax.training import mesh as meshes
 from configs.ctc.segment import get_config
@@ -72,7 +72,7 @@ def loss_and_gradients(devices: int) -> tuple[float, Any, int]:
     variables = jax.jit(model.init, out_shardings=whole)(jax.random.key(0))
     variables = jax.tree.map(lambda x: x.astype(dtype), variables)
     batch = meshes.global_batch(volume(), meshes.batch_shardings(mesh, task.batch_spec()))
-    with convolution.lowered_plainly():
+    with lowering.lowered_plainly():
         step = jax.jit(jax.value_and_grad(value), out_shardings=whole)
         compiled = step.lower(variables.params, variables.stats, batch).compile()
     loss, gradients = compiled(variables.params, variables.stats, batch)
