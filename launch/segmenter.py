@@ -14,7 +14,7 @@ from celltrack_jax import tasks
 from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.ops import convolution
+from celltrack_jax.ops import lowering
 from celltrack_jax.training import checkpoint, mesh
 
 
@@ -109,7 +109,7 @@ def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:
     """Keeps each device to its part of a tile."""
 
     def apply_to_parts(image: Any) -> jax.Array:
-        with convolution.lowered_plainly():
+        with lowering.lowered_plainly():
             return apply(image)
 
     return apply_to_parts
