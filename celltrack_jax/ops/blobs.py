@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from celltrack_jax.ops.peaks import highest, is_local_maximum, keep_first, pairwise_square, sub_pixel
+from celltrack_jax.ops.peaks import highest, is_full, is_local_maximum, keep_first, pairwise_square, sub_pixel
 
 MIN_SIGMA = 1.0
 """Pixels; narrower blobs are hardly told from single pixels."""
@@ -33,6 +33,8 @@ class Blobs(NamedTuple):
     """(K,) float32, the response: 1/2 in 2D for a Gaussian of height 1, 0.56 in 3D."""
     valid: jax.Array
     """(K,) bool; the other rows are padding."""
+    full: jax.Array
+    """() bool, whether there were K candidates or more, of which weaker ones are lost."""
 
 
 def find_blobs(
@@ -79,7 +81,8 @@ def find_blobs(
     kept = keep_first(rivals, jnp.isfinite(score)[order])
     valid = jnp.zeros_like(kept).at[order].set(kept)
     position = pixel + sub_pixel(response, place)[:, 1:]
-    return Blobs(position, sigma, jnp.where(valid, score, 0.0), valid)
+    full = is_full(score, response.size)
+    return Blobs(position, sigma, jnp.where(valid, score, 0.0), valid, full)
 
 
 def laplacian_of_gaussian(heat: jax.Array, sigma: float) -> jax.Array:

@@ -20,6 +20,8 @@ class Peaks(NamedTuple):
     """(K,) float32, height of the peak's pixel."""
     valid: jax.Array
     """(K,) bool; the other rows are padding."""
+    full: jax.Array
+    """() bool, whether there were K candidates or more, of which lower ones are lost."""
 
 
 def find_peaks(
@@ -55,7 +57,7 @@ def find_peaks(
     pixel = jnp.stack(jnp.unravel_index(index, heat.shape), -1)
     position = pixel + (sub_pixel if refine == "parabola" else centroid_offset)(heat, pixel)
     valid = _suppress(position * spacing, jnp.isfinite(score), min_distance)
-    return Peaks(position, jnp.where(valid, score, 0.0), valid)
+    return Peaks(position, jnp.where(valid, score, 0.0), valid, is_full(score, heat.size))
 
 
 def is_local_maximum(heat: jax.Array) -> jax.Array:
@@ -86,6 +88,11 @@ def highest(flat: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     chosen = jnp.sort(chosen)
     score, place = lax.top_k(blocks[chosen].reshape(-1), count)
     return score, chosen[place // block] * block + place % block
+
+
+def is_full(score: jax.Array, size: int) -> jax.Array:
+    """() bool: all of the K highest of so many values are candidates, -inf being none, so that others may be left."""
+    return jnp.isfinite(score[-1]) & (len(score) < size)
 
 
 def sub_pixel(heat: jax.Array, pixel: jax.Array) -> jax.Array:

@@ -65,7 +65,7 @@ def _take(candidates: jax.Array, min_distance: int, count: int) -> Peaks:
     tile = jnp.array(candidates.shape) // 3
     margin = max(min_distance - 1, 0)
     left = jnp.pad(candidates, margin, constant_values=-jnp.inf)
-    none = Peaks(jnp.zeros((count, 2)), jnp.zeros(count), jnp.zeros(count, bool))
+    none = Peaks(jnp.zeros((count, 2)), jnp.zeros(count), jnp.zeros(count, bool), jnp.zeros((), bool))
 
     def take(state):
         left, highest, peaks, taken = state
@@ -80,6 +80,7 @@ def _take(candidates: jax.Array, min_distance: int, count: int) -> Peaks:
             peaks.position.at[place].set(pixel.astype(jnp.float32), mode="drop"),
             peaks.score.at[place].set(highest[row], mode="drop"),
             peaks.valid.at[place].set(True, mode="drop"),
+            taken + here >= count,
         )
         rows = jnp.where(jnp.abs(jnp.arange(rows.shape[1]) - column) <= margin, -jnp.inf, rows)
         left = lax.dynamic_update_slice_in_dim(left, rows, first, 0)

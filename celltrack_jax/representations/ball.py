@@ -23,6 +23,7 @@ from celltrack_jax.ops.balls import draw_ellipsoids
 from celltrack_jax.ops.labels import centroids, sizes, variances
 from celltrack_jax.ops.peaks import find_peaks, keep_first
 from celltrack_jax.representations import Found, Target, losses, sources
+from celltrack_jax.representations.room import with_room
 
 HEAT, SHARE, FIRST = 0, 1, 2
 """Channels of the target: heat, weight of the regressions' loss, and the offset's first component."""
@@ -186,21 +187,23 @@ class Ball:
 
     def _found(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[Found, np.ndarray]:
         """Points, and their semi-axes (N, D)."""
-        settings = dataclasses.replace(self, threshold=0.0)  # one program for all thresholds
-        position, heat, radii, valid = (
-            np.asarray(part)
-            for part in _ellipsoids(
-                jnp.asarray(prediction), jnp.asarray(spacing, jnp.float32), self.threshold, settings
-            )
-        )
+        image, lengths = jnp.asarray(prediction), jnp.asarray(spacing, jnp.float32)
+
+        def find(count: int) -> tuple:
+            settings = dataclasses.replace(
+                self, threshold=0.0, max_peaks=count
+            )  # one program for all thresholds
+            return _ellipsoids(image, lengths, self.threshold, settings)
+
+        position, heat, radii, valid = with_room(find, self.max_peaks)
         return Found(position[valid], heat[valid], None), radii[valid]
 
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _ellipsoids(
     prediction: jax.Array, spacing: jax.Array, threshold: jax.Array, settings: Ball
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Position (K, D), heat (K,), semi-axes (K, D), and which of the K are cells."""
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Position (K, D), heat (K,), semi-axes (K, D), which of the K are cells, and whether K was too few."""
     heat = jax.nn.sigmoid(prediction[..., HEAT] + losses.logit(settings.prior))
     peaks = find_peaks(
         heat,
@@ -217,4 +220,4 @@ def _ellipsoids(
     level = jnp.clip(beside[:, settings.axes :], -_LARGEST, _LARGEST)
     radii = jnp.broadcast_to(settings.radius * jnp.exp(level), position.shape)
     rivals = ellipsoids.overlap(position * spacing, radii) > settings.max_overlap
-    return position, peaks.score, radii, keep_first(rivals, peaks.valid)
+    return position, peaks.score, radii, keep_first(rivals, peaks.valid), peaks.full

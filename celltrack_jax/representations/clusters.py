@@ -12,6 +12,7 @@ import numpy as np
 
 from celltrack_jax.ops import harmonic
 from celltrack_jax.ops.mean_shift import mean_shift, nearest_cluster
+from celltrack_jax.representations.room import tell
 
 _BLOCK = 4096
 """Pixels that are given to clusters at a time."""
@@ -55,6 +56,8 @@ def read(
         _padded(weight[chosen], moving),
         clustering,
     )
+    if len(where) < moving and np.isfinite(where).all():
+        tell("max_peaks", clustering.max_peaks)
     owner = np.zeros(count, int)
     for first in range(0, count, _BLOCK):
         part = slice(first, first + _BLOCK)

@@ -30,6 +30,7 @@ from celltrack_jax.ops import windows
 from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.lovasz import lovasz_hinge
 from celltrack_jax.representations import Found, Target, losses, sources
+from celltrack_jax.representations.room import tell
 
 _CALM = 0.25
 """Share of an offset's raw answer whose tangent is taken."""
@@ -257,6 +258,7 @@ class EmbedSeg:
             position.append(embedding[(slice(None), *box)][:, taken].mean(1) / spacing)
             heat.append(seed[pixel])
             if len(heat) == self.max_found:
+                tell("max_found", self.max_found)
                 break
         found = np.array(position, np.float32).reshape(-1, self.axes)
         return labels, Found(found, np.array(heat, np.float32), None)

@@ -23,6 +23,7 @@ from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.peaks import Peaks, find_peaks
 from celltrack_jax.ops.windowed_peaks import find_windowed_peaks
 from celltrack_jax.representations import Found, Target, losses
+from celltrack_jax.representations.room import with_room
 
 _LOSSES = ("mse", "l1", "weighted_mse", "focal")
 
@@ -193,9 +194,14 @@ class Heatmap:
           prediction: of the frame.
           spacing: (D,).
         """
-        settings = dataclasses.replace(self, **_NOT_READ)  # one program for all arms that decode alike
-        found = _points(jnp.asarray(prediction), jnp.asarray(spacing, jnp.float32), self.threshold, settings)
-        position, heat, step, valid = (None if part is None else np.asarray(part) for part in found)
+        image, lengths = jnp.asarray(prediction), jnp.asarray(spacing, jnp.float32)
+
+        def find(count: int) -> tuple:
+            # One program for all arms that decode alike.
+            settings = dataclasses.replace(self, **_NOT_READ, max_peaks=count)
+            return _points(image, lengths, self.threshold, settings)
+
+        position, heat, step, valid = with_room(find, self.max_peaks)
         return Found(position[valid], heat[valid], None if step is None else step[valid])
 
     def read(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:
@@ -261,7 +267,7 @@ def _blobs(heat: jax.Array, spacing: jax.Array, threshold: jax.Array, settings: 
         overlap=settings.log_overlap,
         count=settings.max_peaks,
     )
-    return Peaks(found.position, found.score, found.valid)
+    return Peaks(found.position, found.score, found.valid, found.full)
 
 
 def _windowed(heat: jax.Array, spacing: jax.Array, threshold: jax.Array, settings: Heatmap) -> Peaks:
@@ -289,8 +295,8 @@ _NOT_READ = {
 @functools.partial(jax.jit, static_argnames="settings")
 def _points(
     prediction: jax.Array, spacing: jax.Array, threshold: jax.Array, settings: Heatmap
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Position (K, D), heat (K,), step (K, D) or None, and which of the K are points."""
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array]:
+    """Position (K, D), heat (K,), step (K, D) or None, which of the K are points, and whether K was too few."""
     heat = prediction[..., 0]
     if settings.loss_name == "focal":
         heat = jax.nn.sigmoid(settings._logits(heat))
@@ -303,4 +309,4 @@ def _points(
         position = pixel + jnp.clip(beside[:, 1 : 1 + settings.axes], -1, 1)
     if settings.step_weight:
         step = beside[:, -settings.axes :]
-    return position, found.score, step, found.valid
+    return position, found.score, step, found.valid, found.full

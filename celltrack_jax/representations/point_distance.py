@@ -6,6 +6,7 @@ points of a crop, F frames. Channels: of each frame the distance, then D compone
 last, if `segment` is not 0, the logit of a ball around each point of the sample's own frame.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from celltrack_jax.ops.nearest_point import nearest_point
 from celltrack_jax.ops.peaks import find_peaks
 from celltrack_jax.representations import Found, Target, losses, overlap
 from celltrack_jax.representations.overlap import Kernel
+from celltrack_jax.representations.room import with_room
 
 FORMS = ("minmax", "truncated", "exponential")
 
@@ -176,14 +178,10 @@ class PointDistance:
         threshold = self.threshold
         if self.form == "minmax":
             threshold = float(filters.threshold_otsu(height)) if np.ptp(height) > 0 else np.inf
-        found = _peaks(
-            height,
-            jnp.asarray(spacing, jnp.float32),
-            count=self.max_peaks,
-            threshold=threshold,
-            min_distance=self.min_distance,
-        )
-        position, heat, valid = map(np.asarray, found)
+        settings = {"threshold": threshold, "min_distance": self.min_distance}
+        lengths = jnp.asarray(spacing, jnp.float32)
+        find = functools.partial(_peaks, height, lengths, **settings)
+        position, heat, valid = with_room(lambda count: find(count=count), self.max_peaks)
         heat = np.where(valid, heat + (1.0 if self.form == "minmax" else 0.0), 0.0)
         return Found(position[valid], heat[valid].astype(np.float32), None)
 

@@ -24,6 +24,7 @@ from celltrack_jax.ops.nearest_point import nearest_point
 from celltrack_jax.ops.peaks import Peaks, find_peaks
 from celltrack_jax.representations import Found, Target, losses, overlap
 from celltrack_jax.representations.overlap import Kernel
+from celltrack_jax.representations.room import with_room
 
 SHAPES = ("voxel", "dilated", "ball_voxels", "ball", "gaussian")
 DECODERS = ("maxima", "segmentation")
@@ -197,16 +198,9 @@ class Spots:
         if self.decoder == "segmentation":
             flat = np.asarray(p)
             threshold = float(filters.threshold_otsu(flat)) if np.ptp(flat) > 0 else np.inf
-        found = _points(
-            p,
-            jnp.asarray(spacing, jnp.float32),
-            threshold,
-            self.min_distance,
-            self.smoothing,
-            count=self.max_peaks,
-            refine=self.refine,
-        )
-        position, heat, valid = map(np.asarray, found)
+        lengths = jnp.asarray(spacing, jnp.float32)
+        find = functools.partial(_points, p, lengths, threshold, self.min_distance, self.smoothing)
+        position, heat, valid = with_room(lambda count: find(count=count, refine=self.refine), self.max_peaks)
         return Found(position[valid], heat[valid], None)
 
     def read(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:

@@ -25,6 +25,7 @@ from celltrack_jax.ops.labels import maxima
 from celltrack_jax.ops.polyhedra import Shapes
 from celltrack_jax.ops.star import ball_lengths, label_lengths
 from celltrack_jax.representations import Found, Target, losses
+from celltrack_jax.representations.room import tell
 
 _LEAST = 1e-3
 """Of a length, in pixels: what a network says may be negative."""
@@ -217,6 +218,8 @@ class Star:
         place = np.flatnonzero(surely)
         height = logit.reshape(-1)[place]
         order = np.argsort(-height, kind="stable")[: self.max_candidates]
+        if len(place) > self.max_candidates:
+            tell("max_candidates", self.max_candidates)
         pixel = np.stack(np.unravel_index(place[order], logit.shape), -1) * np.array(self.grid)
         return pixel, 1 / (1 + np.exp(-height[order].astype(np.float32)))
 

@@ -22,6 +22,7 @@ from celltrack_jax.ops import gaussian
 from celltrack_jax.ops.peaks import Peaks, find_peaks
 from celltrack_jax.ops.votes import splat
 from celltrack_jax.representations import Found
+from celltrack_jax.representations.room import with_room
 
 _LEAST = 0.01
 """Weight below which a vote is not asked for its evidence."""
@@ -74,8 +75,11 @@ def read(
     spacing = np.asarray(spacing, np.float64)
     node = spacing / ballot.bins
     reach = tuple(math.ceil(3 * ballot.vote_blur / size) for size in node)
-    peaks = _peaks(jnp.asarray(offset), jnp.asarray(weight), jnp.asarray(spacing, jnp.float32), ballot, reach)
-    peak = np.asarray(peaks.position)[np.asarray(peaks.valid)] * node - spacing
+    given = (jnp.asarray(offset), jnp.asarray(weight), jnp.asarray(spacing, jnp.float32))
+    position, _, valid = with_room(
+        lambda count: _peaks(*given, dataclasses.replace(ballot, max_peaks=count), reach), ballot.max_peaks
+    )
+    peak = position[valid] * node - spacing
     voter = np.nonzero(weight > _LEAST)
     place = np.stack(voter, -1) * spacing + offset[voter]
     owner = nearest(place, peak, ballot.capture)
