@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-MOST = 8192
-"""K up to which room grows by itself: 67 million pairs."""
+MOST = 4096
+"""K up to which room grows by itself: 17 million pairs."""
 
 
 def with_room(find: Callable[[int], tuple], count: int) -> tuple[Any, ...]:
