@@ -53,7 +53,10 @@ def test_every_other_argument_has_a_network(name, argument):
 
 @pytest.mark.parametrize(("name", "argument"), [case for case in OTHERS if "kinetochores" in case[0]])
 def test_targets_and_loss_have_shapes(name, argument):
-    config = importlib.import_module(name).get_config(argument)
+    check_targets_and_loss(importlib.import_module(name).get_config(argument))
+
+
+def check_targets_and_loss(config):
     task = tasks.build(config)
     spec = {key: value for key, value in task.batch_spec().items() if key != "sample"}
     shape = (config.data.batch_size, *config.data.crop)
@@ -91,6 +94,14 @@ def test_init_and_step_have_shapes(name, argument):
 def test_every_arm_of_a_sweep_has_a_network(path):
     for arm in arms.load(path, None, {}):
         assert FunctionalModel(tasks.build(arm.config).model), arm.name
+
+
+@pytest.mark.parametrize(
+    "argument", ["modern_dice", "tiny_res", "reg_dice", "mh_ball2", "focal_dil1", "dice_published"]
+)
+def test_a_word_that_changes_nothing_is_refused(argument):
+    with pytest.raises(ValueError, match="changes nothing"):
+        importlib.import_module("configs.kinetochores.points").get_config(argument)
 
 
 def test_an_unknown_argument_is_refused():

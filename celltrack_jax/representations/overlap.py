@@ -37,10 +37,13 @@ class Kernel:
     spacing: tuple[float, ...]
     """Size of a voxel along each axis: (1, 1, 1) counts in voxels whatever their shape, as the original did."""
     schedule: str
-    """"constant": the first stage; "steps": stage k from step `starts[k]` on; "geometric": from the first sigma to the
-    last one over `steps` steps; "random": log-uniform between the two in each step. The last two have the first size."""
-    starts: tuple[int, ...]
+    """"constant": the first stage; "steps": one stage after the other, from `starts`; "geometric": from the first sigma
+    to the last one over all `steps`; "random": log-uniform between the two in each step. The last two have the first
+    size."""
+    starts: tuple[float, ...]
+    """"steps": share of `steps` after which each stage begins, 0 for the first."""
     steps: int
+    """Of the training."""
 
     def __post_init__(self):
         object.__setattr__(self, "sizes", tuple(self.sizes))
@@ -52,15 +55,15 @@ class Kernel:
             )
         if self.schedule == "steps" and (len(self.starts) != len(self.sizes) or self.starts[0] != 0):
             raise InputError(
-                f"representation.kernel.starts is {self.starts}: give the first step of each of the {len(self.sizes)} "
-                "stages, 0 for the first"
+                f"representation.kernel.starts is {self.starts}: give the share of the steps after which each of the "
+                f"{len(self.sizes)} stages begins, 0 for the first"
             )
 
     def now(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns sigma () float32 and the taps () float32 that count at a step."""
         sigmas, sizes = jnp.array(self.sigmas, jnp.float32), jnp.array(self.sizes, jnp.float32)
         if self.schedule == "steps":
-            stage = (jnp.array(self.starts) <= step).sum() - 1
+            stage = (jnp.array(self.starts) * self.steps <= step).sum() - 1
             return sigmas[stage], sizes[stage]
         if self.schedule == "constant":
             return sigmas[0], sizes[0]

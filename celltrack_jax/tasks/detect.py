@@ -7,7 +7,7 @@ crop, C channels.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -311,6 +311,14 @@ class DetectTask(FrameTask):
                 f"{path}: the size of a voxel of {unknown[0]} is not known, and data.unit is 'um': prepare it again with "
                 "--spacing=z,y,x"
             )
+        kernel = getattr(self.representation, "kernel", None)
+        for one in sequences if kernel is not None and set(kernel.spacing) != {1.0} else ():
+            size = self.lengths(np.asarray(one.spacing_um)[-self.ndim :])
+            if not np.allclose(kernel.spacing, size, rtol=0.01):
+                raise InputError(
+                    f"{path}: voxels of {one.name} are {_shown(size)} large, but representation.kernel.spacing is "
+                    f"{_shown(kernel.spacing)}: set it to theirs, or to ones for sigmas in voxels"
+                )
         if not any(one.pointed.any() for one in sequences):
             raise InputError(
                 f"{path}: of no frame is every cell known as a point, so there is nothing to detect: prepare a store of "
@@ -347,6 +355,10 @@ def _check_evaluation(config: Config, representation: PointRepresentation) -> No
             'evaluation.linkers "steps" follows steps that are not learned: set representation.step_weight, to 0.1 for '
             "instance, or leave that linker out"
         )
+
+
+def _shown(sizes: Iterable[float]) -> str:
+    return ",".join(f"{size:g}" for size in sizes)
 
 
 def _prefix(name: str) -> str:

@@ -1,1 +1,1 @@
-"""HeLa nuclei as points, without masks."""
+"""Kinetochores in anisotropic volumes: as points, as instances, and what is learned before any annotation."""

@@ -5,8 +5,8 @@
     python -m launch.prepare  --format=kinetochores --source=kin/test --store=stores/kin_test --spacing=0.3,0.13,0.13
     python -m launch.train    --config=configs/kinetochores/points.py:modern --workdir=runs/kin \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
-    python -m launch.sweep    --config=configs/kinetochores/points.py:modern --workdir=runs/losses ...
-    python -m launch.sweep    --config=configs/kinetochores/inputs.py:modern --workdir=runs/inputs ...
+    python -m launch.sweep    --config=configs/kinetochores/points.py --workdir=runs/losses ...
+    python -m launch.sweep    --config=configs/kinetochores/inputs.py --workdir=runs/inputs ...
 
 An argument is words joined by "_", in any order; what is not said is u3d, c1, vox and the fourth column.
 
@@ -101,6 +101,7 @@ def get_config(arg: str = "modern") -> ConfigDict:
         raise ValueError(
             f"configs/kinetochores/points.py knows the words {', '.join(KNOWN)}, not {unknown[0]!r}"
         )
+    _refuse_idle(words)
     config = _base()
     config.data.inputs = INPUTS[_one(words, INPUTS, "c1")]
     if not {"modern", "tiny"} & set(words):
@@ -132,6 +133,23 @@ def sweep(add) -> None:
         *SCHEDULES,
     ):
         add(loss, argument=f"aniso_{loss}_small", overrides={})
+
+
+def _refuse_idle(words: list[str]) -> None:
+    """Raises ValueError for a word that the others leave without effect."""
+    maps = {"reg", "regtrunc", "regvec", "mh"} & set(words)
+    tied = {"tdice", "tdist"} & set(words)
+    ours = {"modern", "tiny"} & set(words)
+    heard = {*INPUTS, "small"} | ours | maps | tied
+    if not ours:
+        heard |= {*NETWORKS}
+    if not ours | maps:
+        heard |= {"focal"} if "focal" in words else {*LABELS, *LOSSES, *KERNELS, *SCHEDULES, "targets3"}
+    if tied or "mh" in words:
+        heard |= {"published"}
+    for word in words:
+        if word not in heard:
+            raise ValueError(f"{word!r} changes nothing in {'_'.join(words)!r}: leave it out")
 
 
 def _one(words: list[str], known: Any, default: str) -> str:
@@ -168,7 +186,7 @@ def _original(config: Any, words: list[str]) -> None:
     config.train.steps, config.train.evaluate_every, config.train.save_every = 10_000, 1000, 1000
 
 
-def _kernel(name: str) -> ConfigDict:
+def _kernel(config: Any, name: str) -> ConfigDict:
     """`representations.overlap.Kernel` of a word, or any where the loss has none."""
     kernel: Any = ConfigDict(
         {
@@ -176,8 +194,8 @@ def _kernel(name: str) -> ConfigDict:
             "sigmas": (1.0,),
             "spacing": (1.0, 1.0, 1.0),
             "schedule": "constant",
-            "starts": (0,),
-            "steps": 10_000,
+            "starts": (0.0,),
+            "steps": config.train.get_ref("steps"),
         }
     )
     if name in KERNELS:
@@ -186,7 +204,7 @@ def _kernel(name: str) -> ConfigDict:
     elif name == "gdstep":
         # As published for two epochs each; here for a fifth of the run.
         kernel.sizes, kernel.sigmas = (7, 5, 3), (2.0, 1.0, 1.0)
-        kernel.schedule, kernel.starts = "steps", (0, 2000, 4000)
+        kernel.schedule, kernel.starts = "steps", (0.0, 0.2, 0.4)
     elif name in SCHEDULES:
         kernel.sizes, kernel.sigmas, kernel.spacing = (13, 13), (0.4, 0.1), SPACING
         kernel.schedule = {"gdgeom": "geometric", "gdrandom": "random"}[name]
@@ -205,7 +223,7 @@ def _spots(config: Any, words: list[str]) -> ConfigDict:
             "shape": shape,
             "radius": radius,
             "loss_name": NAMES.get(loss, loss if loss in LOSSES else "gaussian_dice"),
-            "kernel": _kernel(loss),
+            "kernel": _kernel(config, loss),
             "around": (-1, 1) if tied != "none" or "targets3" in words else (),
             "temporal": {"none": "none", "tdice": "dice", "tdist": "distribution"}[tied],
             "temporal_weight": 0.1,
@@ -239,7 +257,7 @@ def _distances(config: Any, word: str) -> ConfigDict:
             "loss_name": "smooth_l1" if published else "mse",
             "segment": 1.0 if word == "mh" else 0.0,
             "segment_radius": 0.3,
-            "kernel": _kernel("gd72"),
+            "kernel": _kernel(config, "gd72"),
             "published_sign": False,
             "threshold": 0.3,
             "smoothing": 0.1,
@@ -293,10 +311,6 @@ def _shrink(config: Any) -> None:
     config.ema_decay = 0.99
     config.train.steps, config.train.evaluate_every, config.train.save_every = 400, 400, 400
     config.evaluation.max_frames = 4
-    if "kernel" in config.representation:
-        config.representation.kernel.steps = config.train.get_ref("steps")
-        if config.representation.kernel.schedule == "steps":
-            config.representation.kernel.starts = (0, 80, 160)
 
 
 def _base() -> ConfigDict:

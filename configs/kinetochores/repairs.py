@@ -1,6 +1,6 @@
 """What do the original's faults cost? Arms of `points.py`, small, as published and mended.
 
-    python -m launch.sweep --config=configs/kinetochores/repairs.py:modern --workdir=runs/repairs \\
+    python -m launch.sweep --config=configs/kinetochores/repairs.py --workdir=runs/repairs \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
 
 | arms | as published | mended |
@@ -13,16 +13,17 @@
 
 from configs.kinetochores.points import get_config
 
-ARGUMENTS = ("tiny",)
+ARMS = {words: f"{words}_small" for words in ("van_rmse", "vanfix_rmse", "van_dice", "vanfix_dice")}
+for tie in ("tdice", "tdist"):
+    ARMS[f"{tie}_published"] = f"aniso_t3_{tie}_gd51_published_small"
+    ARMS[tie] = f"aniso_t3_{tie}_gd51_small"
+ARMS |= {"mh_published": "mh_published_small", "mh": "mh_small"}
+ARMS |= {words: f"aniso_{words}_small" for words in ("reg", "regtrunc")}
+ARGUMENTS = tuple(ARMS.values())
 __all__ = ["ARGUMENTS", "get_config", "sweep"]
 
 
 def sweep(add) -> None:
     """Pairs, the published one first."""
-    for words in ("van_rmse", "vanfix_rmse", "van_dice", "vanfix_dice"):
-        add(words, argument=f"{words}_small")
-    for words in ("aniso_t3_tdice_gd51", "aniso_t3_tdist_gd51", "mh"):
-        add(f"{words.removeprefix('aniso_t3_')}_published", argument=f"{words}_published_small")
-        add(words.removeprefix("aniso_t3_"), argument=f"{words}_small")
-    for words in ("reg", "regtrunc"):
-        add(words, argument=f"aniso_{words}_small")
+    for arm, argument in ARMS.items():
+        add(arm, argument=argument)

@@ -1,1 +1,1 @@
-"""HeLa nuclei as points, without masks."""
+"""Nuclei in stacks as instances."""

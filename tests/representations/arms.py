@@ -170,7 +170,7 @@ KERNEL = {
     "sigmas": (1.0,),
     "spacing": (1.0, 1.0),
     "schedule": "constant",
-    "starts": (0,),
+    "starts": (0.0,),
     "steps": 100,
 }
 SPOTS = {

@@ -20,7 +20,7 @@ SETTINGS = {
     "sigmas": (1.0,),
     "spacing": (1.0, 1.0, 1.0),
     "schedule": "constant",
-    "starts": (0,),
+    "starts": (0.0,),
     "steps": 100,
 }
 KERNEL = overlap.build_kernel(SETTINGS, 3)
@@ -230,7 +230,7 @@ def test_a_constant_kernel_stays():
 
 def test_a_kernel_in_steps_is_each_of_its_stages_in_turn():
     stages = [(7, 2.0), (5, 1.0), (3, 1.0)]
-    kernel = kernel_of(sizes=(7, 5, 3), sigmas=(2.0, 1.0, 1.0), schedule="steps", starts=(0, 20, 40))
+    kernel = kernel_of(sizes=(7, 5, 3), sigmas=(2.0, 1.0, 1.0), schedule="steps", starts=(0.0, 0.2, 0.4))
     maps = np.random.default_rng(7).random((1, 2, 5, 7, 6)).astype(np.float32)
     for step, (size, sigma) in zip((0, 19, 20, 39, 40, 999), np.repeat(stages, 2, axis=0), strict=True):
         alone = kernel_of(sizes=(int(size),), sigmas=(float(sigma),))
@@ -269,8 +269,8 @@ def test_a_width_is_in_the_unit_of_the_spacing():
         ({"sizes": (5, 3)}, "give each stage a positive one"),
         ({"sigmas": (0.0,)}, "give each stage a positive one"),
         ({"sizes": (0,)}, "give each stage a positive one"),
-        ({"schedule": "steps", "starts": (0, 5)}, "the first step of each of the 1 stages"),
-        ({"schedule": "steps", "starts": (5,)}, "0 for the first"),
+        ({"schedule": "steps", "starts": (0.0, 0.5)}, "each of the 1 stages begins"),
+        ({"schedule": "steps", "starts": (0.5,)}, "0 for the first"),
         ({"spacing": (1.0, 1.0)}, "kernel.spacing is .*: give 3 numbers"),
         ({"colour": "red"}, "representation.kernel: .*colour"),
     ],

@@ -13,7 +13,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from configs.hela import centroids
 from tests.data import point_movies
-from tests.representations.arms import SPOTS, STAR
+from tests.representations.arms import KERNEL, SPOTS, STAR
 
 SHAPE = (80, 96)
 FRAMES = range(1, 9)
@@ -357,3 +357,14 @@ def test_lengths_in_um_need_a_store_that_knows_them(tmp_path, folder):
     assert task_of(folder).lengths(np.array([0.26, 0.13])).tolist() == [2, 1]
     with pytest.raises(InputError, match=r"data\.unit is 'mile'"):
         task_of(folder, **{"data.unit": "mile"})
+
+
+def test_a_kernel_of_other_voxels_than_the_stores_is_refused(folder):
+    kernel = KERNEL | {"spacing": (0.3, 0.13)}
+    config = config_of(folder, **{"representation.step_weight": 0.0})
+    config.representation = ConfigDict({"name": "spots", **SPOTS, "kernel": kernel})
+    task = tasks.build(config)
+    with pytest.raises(
+        InputError, match=r"voxels of 01 are 1,1 large, but representation\.kernel\.spacing is 0\.3,0\.13"
+    ):
+        task.train_data((0, 1))
