@@ -18,7 +18,7 @@ from celltrack_jax.ops.polyhedra import Shapes
 from launch.benches import timing
 
 SHAPE, CELLS, RAYS = (48, 128, 128), 80, 96
-RADII = (3.0, 6.0)
+RADII = (3.0, 6.0, 8.0)
 """Pixels, of the cells whose rays are timed."""
 CANDIDATES, OVERLAP = 15_000, 0.3
 REPEATS = 5

@@ -360,9 +360,9 @@ def test_lengths_in_um_need_a_store_that_knows_them(tmp_path, folder):
 
 
 def test_a_kernel_of_other_voxels_than_the_stores_is_refused(folder):
-    kernel = KERNEL | {"spacing": (0.3, 0.13)}
-    config = config_of(folder, **{"representation.step_weight": 0.0})
-    config.representation = ConfigDict({"name": "spots", **SPOTS, "kernel": kernel})
+    config = config_of(folder)
+    changes = {"kernel": KERNEL | {"spacing": (0.3, 0.13)}, "max_cells": config.data.max_cells}
+    config.representation = ConfigDict({"name": "spots", **SPOTS, **changes})
     task = tasks.build(config)
     with pytest.raises(
         InputError, match=r"voxels of 01 are 1,1 large, but representation\.kernel\.spacing is 0\.3,0\.13"
