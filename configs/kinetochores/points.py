@@ -5,10 +5,18 @@
     python -m launch.prepare  --format=kinetochores --source=kin/test --store=stores/kin_test --spacing=0.3,0.13,0.13
     python -m launch.train    --config=configs/kinetochores/points.py:modern --workdir=runs/kin \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
+    python -m launch.predict  --segmenter=runs/kin --linker=hungarian --images=kin/test/zygote5 --spacing=0.3,0.13,0.13 \
+        --output=05_RES
+    python -m launch.evaluate --truth=kin/test/zygote5/centres.csv --result=05_RES --spacing=0.3,0.13,0.13 \
+        --matches=matches                    # measures in µm; volumes and a table of what was matched
     python -m launch.sweep    --config=configs/kinetochores/points.py --workdir=runs/losses ...
-    python -m launch.sweep    --config=configs/kinetochores/inputs.py --workdir=runs/inputs ...
 
-An argument is words joined by "_", in any order; what is not said is u3d, c1, vox and the fourth column.
+A movie is a folder per channel of HDF5 volumes (`EGFP/t000.h5`, data set `exported_data`, Z Y X and 1), and `centres.csv`
+with columns Tags (`<movie>.Kinetochore.Pair3_1`), Time Point and Center of Mass (Intensities), X, Y, Z (px).
+`launch.prepare --crop` takes a part of it; a store of EGFP alone is trained on with --config.data.channels=1.
+
+An argument is words joined by "_", in any order; what is not said is u3d, c1, vox and dice. The sections are those of
+the description of the published detector, which `original` here and in names of measures means.
 
 | words | what | spec |
 |---|---|---|
