@@ -64,8 +64,12 @@ def _initial(origin: str) -> Callable[[], Variables] | None:
     """Returns what loads the weights of another run."""
     if not origin:
         return None
-    other = FunctionalModel(tasks.build(checkpoint.load_config(Path(origin))).model)
-    return lambda: checkpoint.restore_variables(Path(origin), "latest", other)[1]
+
+    def load() -> Variables:
+        other = FunctionalModel(tasks.build(checkpoint.load_config(Path(origin))).model)
+        return checkpoint.restore_variables(Path(origin), "latest", other)[1]
+
+    return load
 
 
 def _profiled_steps() -> tuple[int, int] | None:

@@ -63,7 +63,7 @@ def check_targets_and_loss(config):
     if config.task == "reconstruct":
         image = jax.ShapeDtypeStruct((*shape, len(task.inputs)), jnp.float32)
         hidden = jax.ShapeDtypeStruct((*shape, 1), jnp.float32)
-        assert jax.eval_shape(task.representation.loss, image, image, hidden)[0].shape == ()
+        assert jax.eval_shape(task.representation.loss, image, image, hidden, hidden)[0].shape == ()
         return
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape[0]))
     image, target = jax.eval_shape(jax.vmap(task.prepared), spec, keys)

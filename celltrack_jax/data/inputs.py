@@ -28,8 +28,13 @@ def read_inputs(given: Sequence[Sequence[int]], channels: int) -> tuple[Input, .
       channels: C.
 
     Raises:
-      InputError: a channel is none of the movie.
+      InputError: an input is no pair of integers, or its channel none of the movie.
     """
+    for pair in given:
+        if not isinstance(pair, Sequence) or [type(number) for number in pair] != [int, int]:
+            raise InputError(
+                f"data.inputs has {pair!r}: give pairs of a channel and a frame, ((0, -1), (0, 0))"
+            )
     inputs = tuple(Input(*pair) for pair in given) or tuple(Input(c, 0) for c in range(channels))
     for one in inputs:
         if not 0 <= one.channel < channels:

@@ -53,13 +53,13 @@ def crops(
       A data set of dicts: image (B, *S, C) float32, normalised by the frame's percentiles; labels (B, *S) int32, 0 in
       the frame and -1 outside, where the image is reflected; points (B, K, D) float32, index in the crop; steps
       (B, K, D) float32, voxels to the place in the next frame; both NaN for none; around (B, F, K, D) float32, if there
-      are any, points of other frames, or of the frame itself where the movie has none there; spacing (B, D) float32;
+      are any, points of other frames, or of the frame itself where these are not among `frames`; spacing (B, D) float32;
       sample (B,) uint32.
 
     Raises:
       InputError: there is no frame, or stacks are asked of a 2D movie; while reading, a crop with too many cells.
     """
-    reader = _Reader(sequences, tuple(shape), max_cells, tuple(inputs), tuple(around))
+    reader = _Reader(sequences, tuple(shape), max_cells, tuple(inputs), tuple(around), frames)
     reader.places = Places(
         sequences,
         frames=frames,
@@ -96,7 +96,9 @@ class _Reader:
         max_cells: int,
         inputs: tuple[Input, ...],
         around: tuple[int, ...],
+        frames: Sequence[Sequence[int]],
     ):
+        self.taught = [set(each) for each in frames]
         self.inputs, self.around = inputs, around
         self.sequences, self.max_cells, self.ndim = sequences, max_cells, len(shape)
         self.shape = (*(1,) * (3 - len(shape)), *shape)
@@ -144,10 +146,10 @@ class _Reader:
         return (image[0], known[0]) if self.ndim == 2 else (image, known)
 
     def _around(self, request: Request) -> np.ndarray:
-        """(F, K, D) points of other frames."""
-        frames = self.sequences[request.sequence].frames
+        """(F, K, D) points of other frames, or of the frame itself where they are not trained on."""
+        frames, taught = self.sequences[request.sequence].frames, self.taught[request.sequence]
         times = [present(frames, request.t, offset) for offset in self.around]
-        return np.stack([self._points(request, t)[0] for t in times])
+        return np.stack([self._points(request, t if t in taught else request.t)[0] for t in times])
 
     def _points(self, request: Request, t: int) -> tuple[np.ndarray, np.ndarray]:
         sequence, rows = self.sequences[request.sequence], self.points[request.sequence][t]

@@ -229,6 +229,13 @@ def _burst_source(dataset: Path, name: str, allow_gaps: bool) -> Source:
 def _kinetochores(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], Source]]:
     """Movies of kinetochores (`io.kinetochores`): <movie>/<channel>/t000.h5, <movie>/centres.csv."""
     names = kinetochores.find_movies(dataset)
+    channels = {name: list(kinetochores.find_channels(dataset / name)) for name in names}
+    other = next((name for name in names if channels[name] != channels[names[0]]), None)
+    if other is not None:
+        raise InputError(
+            f"{dataset / other} has the channels {', '.join(channels[other])}, {names[0]} has "
+            f"{', '.join(channels[names[0]])}: name the folders alike, for their order is that of the network's inputs"
+        )
     return names, lambda name: _kinetochore_source(dataset / name, allow_gaps)
 
 
@@ -248,8 +255,13 @@ def _kinetochore_source(folder: Path, allow_gaps: bool) -> Source:
                 )
         here = movie.cells.frame == frame
         image = np.stack(list(channels.values()))
-        return Frame(image, {}, None, Points(*(column[here] for column in movie.cells[1:])))
+        points = Points(*(column[here] for column in movie.cells[1:])) if here.any() else None
+        return Frame(image, {}, None, points)
 
+    without = sorted(files.keys() - set(movie.cells.frame.tolist()))
+    unknown = [
+        f"{movie.table} has no row of time points {', '.join(map(str, without))}: they are taken for not annotated"
+    ]
     return Source(
         name=folder.name,
         files={frame: tuple(paths[frame] for paths in movie.channels.values()) for frame in files},
@@ -258,7 +270,7 @@ def _kinetochore_source(folder: Path, allow_gaps: bool) -> Source:
         kinds=(),
         complete=False,
         read=read,
-        notes=tuple(movie.notes),
+        notes=(*movie.notes, *(unknown if without else ())),
     )
 
 

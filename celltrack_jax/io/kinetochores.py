@@ -56,9 +56,16 @@ def find_channels(folder: Path) -> dict[str, dict[int, Path]]:
     """Lists the volumes of a movie by channel and frame number; errors of `volumes.frame_files`.
 
     Raises:
-      InputError: channels differ in their frames.
+      InputError: channels differ in their frames, or one has none.
     """
-    channels = {path.name: found for path in _folders(folder) if (found := volumes.frame_files(path))}
+    channels = {path.name: volumes.frame_files(path) for path in _folders(folder)}
+    empty = next((name for name, found in channels.items() if not found), None)
+    if empty is not None and any(channels.values()):
+        raise InputError(
+            f"{folder / empty} holds no volumes (t000.h5, ...), and every folder of a movie is a channel: copy them, or "
+            "move the folder away"
+        )
+    channels = {name: found for name, found in channels.items() if found}
     every = set().union(*channels.values())
     for name, found in channels.items():
         missing = sorted(every - found.keys())
@@ -107,7 +114,7 @@ def read_centres(path: Path, shape: tuple[int, ...]) -> tuple[PointTable, list[s
 
     Raises:
       InputError: the file cannot be read, a column misses, a value is not the number it has to be, or a time point has
-        a kinetochore twice, or two at the same place.
+        a kinetochore twice, or two at the same place; there is no kinetochore, or none inside.
     """
     lines, rows = _rows(path)
     frame, label = rows[:, :2].astype(np.int64).T
@@ -116,6 +123,13 @@ def read_centres(path: Path, shape: tuple[int, ...]) -> tuple[PointTable, list[s
     order = np.lexsort((label, frame))
     frame, label, position = frame[order], label[order], position[order]
     inside = ((position >= -0.5) & (position < np.asarray(shape) - 0.5)).all(1)
+    if not inside.any():
+        raise InputError(
+            f"{path} has {_left_out(path, shape, frame, label).partition(': ')[2].partition(';')[0]}: give the whole "
+            "volumes, whose part launch.prepare --crop takes"
+            if len(frame)
+            else f"{path} has no row of a kinetochore: export it again"
+        )
     notes = [] if inside.all() else [_left_out(path, shape, frame[~inside], label[~inside])]
     notes += _single(path, frame[inside], label[inside])
     cells = PointTable(frame, label, position, np.ones_like(position))
@@ -191,8 +205,8 @@ def _columns(path: Path, header: list[str]) -> list[int]:
     }
     for axis in "xyz":
         fitting = [k for k, name in enumerate(names) if re.search(rf"mass.*\b{axis}\b", name)]
-        pixels = [k for k in fitting if "px" in names[k] or "pixel" in names[k]] or fitting
-        wanted[_HEADER["xyz".index(axis) + 2]] = [k for k in pixels if "intens" in names[k]] or pixels
+        pixels = [k for k in fitting if "px" in names[k] or "pixel" in names[k]]
+        wanted[_HEADER["xyz".index(axis) + 2]] = [k for k in pixels if "intens" in names[k]]
     for name, found in wanted.items():
         if len(found) != 1:
             what = "no column" if not found else f"{len(found)} columns"

@@ -30,7 +30,10 @@ def frame_files(folder: Path) -> dict[int, Path]:
             raise InputError(f"{path} has no frame number: name volumes t000.h5, t001.h5, ...")
         other = found.setdefault(int(digits[-1]), path)
         if other != path:
-            raise InputError(f"{path} and {other.name} are both of frame {int(digits[-1])}: move one away")
+            raise InputError(
+                f"{path} and {other.name} are both of frame {int(digits[-1])}, the last number of "
+                "their names: move one away, or rename them to t000.h5, t001.h5, ..."
+            )
     return dict(sorted(found.items()))
 
 
@@ -42,7 +45,7 @@ def read_volume(path: Path, frame: int) -> np.ndarray:
       frame: of error messages.
 
     Returns:
-      (Z, Y, X) in the file's dtype.
+      (Z, Y, X) in the file's dtype; bool as uint8.
 
     Raises:
       InputError: the file is missing or damaged, or what it holds is not one channel of grey values.
@@ -68,6 +71,7 @@ def read_volume(path: Path, frame: int) -> np.ndarray:
         )
     if volume.dtype.kind not in "biuf":
         raise InputError(f"{where} holds {volume.dtype}: write grey values as integers or floats")
+    volume = volume.astype(np.uint8) if volume.dtype == bool else volume
     return volume.reshape(_without_ones(shape))
 
 

@@ -99,10 +99,11 @@ class Reconstruction:
         return jax.nn.softplus(prediction) if self.output == "softplus" else jax.nn.sigmoid(prediction)
 
     def loss(
-        self, prediction: jax.Array, wanted: jax.Array, hidden: jax.Array
+        self, prediction: jax.Array, wanted: jax.Array, hidden: jax.Array, known: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Compares the raw output (B, *S, C) with the image (B, *S, C), where (B, *S, 1) is hidden, or everywhere."""
-        weight = jnp.ones_like(hidden) if self.everywhere else hidden
+        """Compares the raw output (B, *S, C) with the image (B, *S, C), where (B, *S, 1) is hidden, or everywhere, and
+        where (B, *S, 1) is known: what was turned or read into a crop from beyond the image is not."""
+        weight = known if self.everywhere else known * hidden
         told = self.told(prediction)
         if self.loss_name == "l2":
             value = losses.weighted_mean(jnp.square(told - wanted), weight)

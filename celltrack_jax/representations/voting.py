@@ -19,7 +19,7 @@ import numpy as np
 from scipy import spatial
 
 from celltrack_jax.ops import gaussian
-from celltrack_jax.ops.peaks import Peaks, find_peaks
+from celltrack_jax.ops.peaks import find_peaks
 from celltrack_jax.ops.votes import splat
 from celltrack_jax.representations import Found
 from celltrack_jax.representations.room import with_room
@@ -76,9 +76,11 @@ def read(
     node = spacing / ballot.bins
     reach = tuple(math.ceil(3 * ballot.vote_blur / size) for size in node)
     given = (jnp.asarray(offset), jnp.asarray(weight), jnp.asarray(spacing, jnp.float32))
-    position, _, valid = with_room(
-        lambda count: _peaks(*given, dataclasses.replace(ballot, max_peaks=count), reach), ballot.max_peaks
+    votes = _votes(*given, dataclasses.replace(ballot, max_peaks=0), reach)
+    find = functools.partial(
+        _peaks, votes, node, threshold=ballot.min_votes, min_distance=ballot.min_distance
     )
+    position, _, valid = with_room(lambda count: find(count=count), ballot.max_peaks)
     peak = position[valid] * node - spacing
     voter = np.nonzero(weight > _LEAST)
     place = np.stack(voter, -1) * spacing + offset[voter]
@@ -125,11 +127,14 @@ def nearest(place: np.ndarray, points: np.ndarray, within: float) -> np.ndarray:
     return np.where(np.isfinite(apart), row, -1)
 
 
+_peaks = jax.jit(find_peaks, static_argnames="count")
+
+
 @functools.partial(jax.jit, static_argnames=("ballot", "reach"))
-def _peaks(
+def _votes(
     offset: jax.Array, weight: jax.Array, spacing: jax.Array, ballot: Ballot, reach: tuple[int, ...]
-) -> Peaks:
-    """Peaks of the votes, as indices of the grid, which begins and ends a pixel beyond the map."""
+) -> jax.Array:
+    """Blurred votes on the grid, which begins and ends a pixel beyond the map; 1 is a single one."""
     shape = weight.shape
     pixel = jnp.stack(jnp.meshgrid(*(jnp.arange(n) for n in shape), indexing="ij"), -1)
     place = (pixel + 1 + offset / spacing) * ballot.bins
@@ -139,10 +144,4 @@ def _peaks(
     single = jnp.ones(())
     for axis, radius in enumerate(reach):
         single *= gaussian.weights(sigma[axis], radius)[radius]
-    return find_peaks(
-        gaussian.blur(votes, list(sigma), reach) / single,
-        spacing / ballot.bins,
-        count=ballot.max_peaks,
-        threshold=ballot.min_votes,
-        min_distance=ballot.min_distance,
-    )
+    return gaussian.blur(votes, list(sigma), reach) / single

@@ -210,6 +210,11 @@ class DetectTask(FrameTask):
         """Chooses the threshold of each decoder on some of the frames that were trained on."""
         evaluation = self.config.evaluation
         every = [(s, t) for s, frames in enumerate(self._taught()) for t in frames]
+        if not every:
+            raise InputError(
+                f"evaluation.calibrate is {evaluation.calibrate}, but {self.config.data.store} has no frame to train on, "
+                "by which thresholds would be chosen: set it to 0, or evaluation.holdout lower"
+            )
         chosen = [every[k] for k in np.linspace(0, len(every) - 1, evaluation.calibrate).astype(int)]
         found: dict[tuple[str, float], list[PointFrame]] = {}
         for s, t in chosen:
@@ -269,6 +274,7 @@ class DetectTask(FrameTask):
         row, position = self._points(sequence, t)
         steps = point_crops.steps(sequence)[row, -self.ndim :]
         times = [present(sequence.frames, t, offset) for offset in self.around]
+        times = [time if sequence.pointed[time] else t for time in times]
         tables = [position, steps, *(self._points(sequence, time)[1] for time in times)]
         # Few sizes, for each is a program.
         most = max(1, *map(len, tables))

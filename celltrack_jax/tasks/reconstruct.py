@@ -17,6 +17,7 @@ from celltrack_jax.data import augment, point_crops, store
 from celltrack_jax.data.inputs import Input, read_inputs
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.representations.losses import known_weight
 from celltrack_jax.representations.reconstruction import Reconstruction
 from celltrack_jax.tasks.frames import HEAD, FrameTask, seen_by
 
@@ -98,13 +99,14 @@ class ReconstructTask(FrameTask):
         del step
 
         def prepared(image: jax.Array, known: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
-            image, _ = augment.augment(image, known, key, size=self.crop, spec=self.augmentation)
+            image, known = augment.augment(image, known, key, size=self.crop, spec=self.augmentation)
             wanted = self.reconstruction.wanted(image)
-            return wanted, *self.reconstruction.hide(wanted, jax.random.fold_in(key, 1))
+            seen, hidden = self.reconstruction.hide(wanted, jax.random.fold_in(key, 1))
+            return wanted, seen, hidden, known_weight(known)
 
-        wanted, seen, hidden = jax.vmap(prepared)(batch["image"], batch["labels"], keys)
+        wanted, seen, hidden, known = jax.vmap(prepared)(batch["image"], batch["labels"], keys)
         outputs, stats = self._outputs(apply, seen, keys)
-        value, metrics = self.reconstruction.loss(outputs[HEAD], wanted, hidden)
+        value, metrics = self.reconstruction.loss(outputs[HEAD], wanted, hidden, known)
         return value, stats, metrics
 
     def evaluate(

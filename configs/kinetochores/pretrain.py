@@ -56,6 +56,8 @@ def get_config(arg: str = "blocks") -> ConfigDict:
             "output": "softplus" if published else "linear",
         }
     )
+    # Every frame is learned from, and every movie judged.
+    del config.data.fraction, config.evaluation.max_sequences
     # The image is what is told, so its light stays as it is.
     for name in ("gamma", "contrast", "noise", "brightness"):
         config.augment[f"{name}_probability"] = 0.0

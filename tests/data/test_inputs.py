@@ -22,6 +22,12 @@ def test_what_a_config_does_not_say_is_all_of_the_frame():
         read_inputs(((2, 0),), 2)
 
 
+@pytest.mark.parametrize("given", [((0,),), (0, 0), ((0.5, 0),), ((0, 1, 2),)])
+def test_what_is_no_pair_is_refused(given):
+    with pytest.raises(InputError, match="give pairs of a channel and a frame"):
+        read_inputs(given, 2)
+
+
 @pytest.mark.parametrize(
     ("t", "offset", "expected"), [(0, 1, 1), (0, -1, 0), (2, 1, 2), (3, -1, 3), (2, -2, 0)]
 )
@@ -66,3 +72,22 @@ def test_crops_and_predictions_see_the_same(tmp_path):
             assert np.isnan(rows[len(there) :]).all()
         met.add(t)
     assert len(met) == len(FRAMES)
+
+
+def test_points_of_frames_that_are_not_trained_on_are_no_targets(tmp_path):
+    sequence = point_movies.write(tmp_path, CELLS, FRAMES, (32, 40))
+    batch = point_crops.crops(
+        [sequence],
+        shape=(32, 40),
+        margin=(0, 0),
+        frames=[[0]],
+        batch_size=1,
+        process=(0, 1),
+        foreground_probability=0.0,
+        max_cells=4,
+        seed=0,
+        inputs=INPUTS,
+        around=(1,),
+    )[0]
+    assert present(FRAMES, 0, 1) == 1
+    np.testing.assert_array_equal(batch["around"][:, 0], batch["points"])

@@ -158,6 +158,66 @@ def test_other_columns_do_not_matter(folder):
     np.testing.assert_array_equal(points_of(opened(folder), 0).position, before.position)
 
 
+@pytest.mark.parametrize(
+    "name", ["Center of Mass (Intensities), X (µm)", "Center of Mass (Geometry), X (px)", "Center of Mass X"]
+)
+def test_coordinates_that_are_not_weighted_pixels_are_no_substitute(folder, name):
+    wanted = "Center of Mass (Intensities), X (px)"
+    rewrite(folder, lambda rows: [[name if word == wanted else word for word in rows[0]], *rows[1:]])
+    with pytest.raises(InputError, match=r"no column 'Center of Mass \(Intensities\), X \(px\)'"):
+        opened(folder)
+
+
+def test_a_time_point_without_rows_is_not_annotated(folder, tmp_path):
+    rewrite(folder, lambda rows: [row for row in rows if row[1] != "1"])
+    source = opened(folder)
+    assert source.read(1).points is None
+    assert source.notes[-1].endswith("has no row of time points 1: they are taken for not annotated")
+    assert prepared(folder, tmp_path / "store").pointed.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda row: [*row[:4], str(float(row[4]) + 40)],
+            "5 kinetochores lie outside .* give the whole volumes",
+        ),
+        (lambda row: None, "has no row of a kinetochore"),
+    ],
+)
+def test_a_table_without_a_point_inside_is_refused(folder, change, message):
+    rewrite(folder, lambda rows: [rows[0], *filter(None, map(change, rows[1:]))])
+    with pytest.raises(InputError, match=message):
+        opened(folder)
+
+
+def test_a_channel_without_volumes_is_refused(folder):
+    (folder / "zygote1" / "notes").mkdir()
+    with pytest.raises(
+        InputError, match=r"zygote1/notes holds no volumes .* every folder of a movie is a channel"
+    ):
+        opened(folder)
+
+
+def test_movies_of_other_channels_are_refused(folder):
+    kinetochores.write_movie(folder / "zygote2", images(), table())
+    (folder / "zygote2" / "EGFP").rename(folder / "zygote2" / "sfGFP")
+    with pytest.raises(
+        InputError, match=r"zygote2 has the channels mCherry, sfGFP, zygote1 has EGFP, mCherry"
+    ):
+        sources.open_sources(folder, "kinetochores", None)
+
+
+def test_masks_are_volumes_too(tmp_path):
+    values = images()[0, 0] > 400
+    with h5py.File(tmp_path / "t000.h5", "w") as file:
+        file["exported_data"] = values
+    found = volumes.read_volume(tmp_path / "t000.h5", 0)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, values)
+
+
 def test_a_channel_that_misses_at_a_time_point_is_named(folder):
     (folder / "zygote1" / "mCherry" / "t001.h5").unlink()
     with pytest.raises(InputError, match=r"mCherry lacks frame 1, which other channels \(EGFP\) have"):

@@ -20,7 +20,8 @@ SETTINGS = {
 }
 _hide = jax.jit(Reconstruction.hide, static_argnums=0)
 _cost = jax.jit(
-    jax.value_and_grad(lambda told, r, wanted, hidden: r.loss(told, wanted, hidden)[0]), static_argnums=1
+    jax.value_and_grad(lambda told, r, wanted, hidden, known: r.loss(told, wanted, hidden, known)[0]),
+    static_argnums=1,
 )
 
 
@@ -84,20 +85,22 @@ def test_what_counts_is_hidden_or_everything(loss_name, everywhere):
     one = reconstruction(loss_name=loss_name, everywhere=everywhere)
     wanted, told = np.stack([image_of(0), image_of(1)]), np.stack([image_of(2), image_of(3)])
     hidden = np.random.default_rng(4).random((2, *SHAPE, 1)) < 0.3
-    counts = np.broadcast_to(hidden | everywhere, wanted.shape)
+    known = np.ones((2, *SHAPE, 1), np.float32)
+    known[:, :2] = 0
+    counts = np.broadcast_to((hidden | everywhere) & (known > 0), wanted.shape)
     if loss_name == "l2":
         expected = np.square(told - wanted)[counts].mean()
     else:
         off = np.log1p(np.maximum(told, 0)) - np.log1p(np.maximum(wanted, 0))
         expected = np.sqrt(np.square(off)[counts].mean())
-    value, slope = _cost(told, one, wanted, hidden.astype(np.float32))
+    value, slope = _cost(told, one, wanted, hidden.astype(np.float32), known)
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert not np.asarray(slope)[~counts].any()
     assert np.asarray(slope)[counts].any()
-    best, flat = _cost(wanted, one, wanted, hidden.astype(np.float32))
+    best, flat = _cost(wanted, one, wanted, hidden.astype(np.float32), known)
     assert float(best) <= 1e-6
     assert np.isfinite(flat).all()
-    none, slope = _cost(told, one, wanted, np.zeros_like(hidden, np.float32))
+    none, slope = _cost(told, one, wanted, np.zeros_like(hidden, np.float32), known)
     assert np.isfinite(none)
     assert np.isfinite(slope).all()
 
@@ -113,9 +116,9 @@ def test_outputs_mean_what_they_say_and_a_sigmoid_tells_nothing_beyond_1():
     # So that an image of 3 cannot be learned: the best loss is 2 squared, and nothing but it remains.
     wanted, hidden = np.full((1, 2, 2, 2, 2), 3, np.float32), np.ones((1, 2, 2, 2, 1), np.float32)
     high = np.full_like(wanted, 30)
-    assert float(_cost(high, reconstruction(output="sigmoid"), wanted, hidden)[0]) == pytest.approx(4)
+    assert float(_cost(high, reconstruction(output="sigmoid"), wanted, hidden, hidden)[0]) == pytest.approx(4)
     exact = np.log(np.expm1(wanted))
-    assert float(_cost(exact, reconstruction(output="softplus"), wanted, hidden)[0]) < 1e-9
+    assert float(_cost(exact, reconstruction(output="softplus"), wanted, hidden, hidden)[0]) < 1e-9
 
 
 def test_folding_turns_dark_background_bright():

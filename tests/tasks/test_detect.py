@@ -301,6 +301,11 @@ def test_decoders_take_only_settings_that_there_are(folder):
         tasks.build(config)
 
 
+def test_thresholds_are_not_chosen_on_no_frame(folder):
+    with pytest.raises(InputError, match=r"evaluation.calibrate is 2, but .* has no frame to train on"):
+        scores_of(task_of(folder, **{"evaluation.holdout": 1.0, "evaluation.calibrate": 2}))
+
+
 def test_another_representation_is_refused(folder):
     from configs.ctc import segment
 
