@@ -223,7 +223,7 @@ def _measure(
             )
     if frame.image.dtype.kind == "f" and not np.isfinite(frame.image).all():
         raise InputError(f"{path} (frame {number}) has values that are not finite: replace them")
-    percentiles = normalise.percentiles(frame.image)
+    percentiles = normalise.percentiles(frame.image) if frame.percentiles is None else frame.percentiles
     survey = annotation.survey(
         frame.masks, frame.planes, complete=source.complete, spacing=spacing, points=frame.points
     )

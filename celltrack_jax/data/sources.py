@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from celltrack_jax.data import normalise
 from celltrack_jax.data.annotation import KINDS, MAX_LABEL, Points
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import bursts, ctc, ctc_rules, kinetochores, volumes
@@ -32,6 +33,8 @@ class Frame(NamedTuple):
     """z of the planes that are segmented, None for all."""
     points: Points | None = None
     """All cells as the data set gives them, None where it gives none."""
+    percentiles: np.ndarray | None = None
+    """(C, 3) as of `normalise.percentiles`, of the whole frame where the image is a part of it; None: of the image."""
 
 
 class Source(NamedTuple):
@@ -283,7 +286,7 @@ def cropped(source: Source, window: Sequence[tuple[int, int]]) -> Source:
 
     Returns:
       The sequence, whose `read` raises InputError where the window does not lie in the frame. Its tracks are those of
-      the whole frames.
+      the whole frames, and so is its scale of grey values: what is predicted later is whole.
     """
     inside = tuple(slice(first, end) for first, end in window)
     low = np.array([first for first, _ in window])
@@ -304,7 +307,12 @@ def cropped(source: Source, window: Sequence[tuple[int, int]]) -> Source:
         if planes is not None:
             planes = tuple(z - window[0][0] for z in planes if window[0][0] <= z < window[0][1])
         masks = {kind: mask[inside] for kind, mask in frame.masks.items()}
-        return Frame(frame.image[(slice(None), *inside)], masks, planes, points)
+        try:
+            percentiles = normalise.percentiles(frame.image)
+        except ValueError as error:
+            where = f"{source.files[number][0]} (frame {number})"
+            raise InputError(f"{where}: {error}, beside the crop or in it: replace them") from error
+        return Frame(frame.image[(slice(None), *inside)], masks, planes, points, percentiles)
 
     return source._replace(read=read)
 

@@ -78,6 +78,10 @@ def score_points(
         raise InputError(
             f"{result} lacks frame {missing[0]} and {len(missing) - 1} more that {truth} has cells in: predict them too"
         )
+    empty = sorted(set(masks) - set(cells.frame.tolist()))
+    if spacing is not None and empty:
+        shown = f"{', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''}"
+        notes.append(f"{truth} has no row of frames {shown}: all that is found there counts as wrong")
     frames, overlaps, compared = [], [], []
     for frame in masks:
         true, here = cells.frame == frame, found.frame == frame

@@ -21,7 +21,7 @@ from celltrack_jax.ops import gaussian
 from celltrack_jax.ops.balls import draw_balls
 from celltrack_jax.ops.labels import centroids
 from celltrack_jax.ops.nearest_point import nearest_point
-from celltrack_jax.ops.peaks import Peaks, find_peaks
+from celltrack_jax.ops.peaks import find_peaks
 from celltrack_jax.representations import Found, Target, losses, overlap
 from celltrack_jax.representations.overlap import Kernel
 from celltrack_jax.representations.room import with_room
@@ -65,7 +65,7 @@ class Spots:
     decoder: str
     """"maxima": local maxima; "segmentation": maxima above Otsu's threshold, in balls that a watershed keeps apart."""
     threshold: float
-    """Probability that a maximum must exceed."""
+    """Smoothed probability that a maximum must exceed; not of "segmentation"."""
     smoothing: float
     """Standard deviation of a Gaussian on the probability before its maxima are found: flat tops get one."""
     refine: str
@@ -87,6 +87,14 @@ class Spots:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"representation.{name} is {getattr(self, name)!r}: one of {known}")
+        if self.shape == "dilated" and (self.radius < 1 or self.radius != int(self.radius)):
+            raise InputError(
+                f'representation.radius is {self.radius}: "dilated" takes a number of steps, 1 or more'
+            )
+        if self.shape != "voxel" and self.radius <= 0:
+            raise InputError(
+                f"representation.radius is {self.radius}: it must be positive for {self.shape!r}"
+            )
         if self.temporal != "none" and not self.around:
             raise InputError(
                 f"representation.temporal {self.temporal!r} ties frames: set representation.around, to (-1, 1) say"
@@ -193,14 +201,16 @@ class Spots:
 
     def points(self, prediction: np.ndarray, spacing: np.ndarray) -> Found:
         """Reads points from the raw output (*S, C) float32 of one frame; thread-safe."""
-        p = jax.nn.sigmoid(jnp.asarray(prediction[..., 0]))
+        lengths = jnp.asarray(spacing, jnp.float32)
+        smooth = _smooth(jnp.asarray(prediction[..., 0]), lengths, self.smoothing)
         threshold = self.threshold
         if self.decoder == "segmentation":
-            flat = np.asarray(p)
+            flat = np.asarray(smooth)
             threshold = float(filters.threshold_otsu(flat)) if np.ptp(flat) > 0 else np.inf
-        lengths = jnp.asarray(spacing, jnp.float32)
-        find = functools.partial(_points, p, lengths, threshold, self.min_distance, self.smoothing)
-        position, heat, valid = with_room(lambda count: find(count=count, refine=self.refine), self.max_peaks)
+        find = functools.partial(
+            _peaks, smooth, lengths, threshold=threshold, min_distance=self.min_distance, refine=self.refine
+        )
+        position, heat, valid = with_room(lambda count: find(count=count), self.max_peaks)
         return Found(position[valid], heat[valid], None)
 
     def read(self, prediction: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, Found]:
@@ -236,18 +246,10 @@ def _dilated(drawn: jax.Array) -> jax.Array:
     return grown
 
 
-@functools.partial(jax.jit, static_argnames=("count", "refine"))
-def _points(
-    p: jax.Array,
-    spacing: jax.Array,
-    threshold: jax.Array,
-    min_distance: jax.Array,
-    smoothing: jax.Array,
-    *,
-    count: int,
-    refine: str,
-) -> Peaks:
-    smooth = gaussian.blur(p, list(smoothing / spacing), (_REACH,) * p.ndim)
-    return find_peaks(
-        smooth, spacing, count=count, threshold=threshold, min_distance=min_distance, refine=refine
-    )
+_peaks = jax.jit(find_peaks, static_argnames=("count", "refine"))
+
+
+@jax.jit
+def _smooth(logits: jax.Array, spacing: jax.Array, smoothing: jax.Array) -> jax.Array:
+    """The smoothed probability (*S)."""
+    return gaussian.blur(jax.nn.sigmoid(logits), list(smoothing / spacing), (_REACH,) * logits.ndim)

@@ -115,7 +115,7 @@ def get_config(arg: str = "modern") -> ConfigDict:
     if not {"modern", "tiny"} & set(words):
         _original(config, words)
     if {"small", "tiny"} & set(words):
-        _shrink(config)
+        _shrink(config, anisotropic=bool({"aniso", "modern", "tiny"} & set(words)))
     if "tiny" in words:
         config.data.crop, config.data.batch_size = (8, 32, 32), 2
         config.model.widths, config.model.groups = (4, 8, 8), 4
@@ -305,15 +305,13 @@ def _network(word: str) -> Any:
     return ConfigDict(shared | unet3d)
 
 
-def _shrink(config: Any) -> None:
+def _shrink(config: Any, *, anisotropic: bool) -> None:
     levels = 3
     config.data.crop, config.data.margin, config.data.batch_size = (16, 48, 48), (0, 8, 8), 4
     config.data.foreground_probability = 0.9
     config.model.widths = (8, 16, 32)
-    config.model.kernels = (
-        config.model.kernels[:levels] if config.model.name != "unet" else ((1, 3, 3), (3, 3, 3), (3, 3, 3))
-    )
-    config.model.pools = ((1, 2, 2), (2, 2, 2))
+    config.model.kernels = ((1, 3, 3) if anisotropic else (3, 3, 3), *((3, 3, 3),) * (levels - 1))
+    config.model.pools = ((1, 2, 2) if anisotropic else (2, 2, 2), (2, 2, 2))
     config.model.remat = (False,) * levels
     config.optimizer.learning_rate, config.optimizer.warmup_steps, config.optimizer.clip_norm = 2e-3, 20, 1.0
     config.ema_decay = 0.99

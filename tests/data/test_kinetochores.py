@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from celltrack_jax.data import annotation, prepare, sources, store
+from celltrack_jax.data import annotation, normalise, prepare, sources, store
 from celltrack_jax.data.synthetic import kinetochores as synthetic
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference import movies
@@ -99,6 +99,9 @@ def test_a_crop_moves_points_and_leaves_out_others(folder, tmp_path):
     stored = prepared(folder, tmp_path / "store", crop=crop)
     assert stored.shape == (2, 2, 5, 8, 6)
     np.testing.assert_array_equal(stored.image[:].read().result(), images()[:, :, 1:, 1:, 2:])
+    # Prediction sees whole frames: grey values are scaled as theirs.
+    whole = [normalise.percentiles(frame) for frame in images()]
+    np.testing.assert_allclose(stored.percentiles, whole, rtol=1e-6)
     expected = [[0, 0.25, 1, 1, 1], [0, 3, 6.5, 1, 2], [1, 0, 1, 1.5, 1], [1, 4, 0, 0, 3]]
     np.testing.assert_array_equal(stored.points[:, :5], expected)
     with pytest.raises(InputError, match=r"crop .* correct --crop"):

@@ -303,6 +303,8 @@ def test_it_learns_from_points():
         ({"shape": "cube"}, "representation.shape is 'cube'"),
         ({"loss_name": "l3"}, "representation.loss_name is 'l3'"),
         ({"temporal": "always"}, "representation.temporal is 'always'"),
+        ({"shape": "dilated", "radius": 1.5}, "representation.radius is 1.5"),
+        ({"shape": "gaussian", "radius": 0.0}, "it must be positive for 'gaussian'"),
         ({"decoder": "psychic"}, "representation.decoder is 'psychic'"),
         ({"refine": "sand"}, "representation.refine is 'sand'"),
         ({"temporal": "dice"}, r"set representation.around, to \(-1, 1\) say"),
