@@ -464,7 +464,8 @@ def _base() -> ConfigDict:
             "decoders": {},
             "oracle": False,
             "calibrate": 0,
-            "thresholds": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7),
+            # Wide kernels of GaussianDice spread a point over probabilities below .05.
+            "thresholds": (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7),
             "linkers": ("hungarian",),
             # What sisters are like (`tracking.sisters.Sisters`, in µm), by which tracks are paired: pairs_F1.
             "sisters": {

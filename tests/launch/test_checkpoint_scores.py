@@ -43,6 +43,7 @@ def evaluate(run, *flags) -> tuple[subprocess.CompletedProcess, list]:
     return done, json.loads(file.read_text()) if file.exists() else []
 
 
+@pytest.mark.slow
 def test_rows_are_kept_and_a_checkpoint_that_fails_is_named(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)

@@ -37,6 +37,7 @@ def tpu_compiler():
             pytest.skip(f"`make tpu-compiler` failed: {done.stderr[-300:]}")
 
 
+@pytest.mark.slow
 def test_a_step_compiles_for_four_chips_that_are_not_there(tpu_compiler, tmp_path):
     done = call(
         f"--config={TINY}",

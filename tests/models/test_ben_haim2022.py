@@ -157,6 +157,7 @@ def test_padding_and_other_graphs_do_not_matter():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_blocks_of_edges_change_nothing():
     graph = _graph(6, 14)
 

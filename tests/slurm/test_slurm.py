@@ -108,6 +108,7 @@ def runs(workdir: Path) -> dict[str, tuple[str, int]]:
     return {row["arm"]: (row["status"], row["attempts"]) for row in rows}
 
 
+@pytest.mark.slow
 def test_slurm_training_over_two_nodes_equals_one_process(slurm, command, alone, tmp_path):
     finish(start(2, "whole", *command, f"--workdir={tmp_path}"))
     assert_same(losses(tmp_path), alone)

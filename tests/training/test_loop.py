@@ -82,10 +82,8 @@ def test_an_interrupted_run_resumes_bit_identically(uninterrupted, tmp_path, how
     assert_identical(final_variables(workdir, toy_config()), final_variables(uninterrupted, toy_config()))
 
 
-@pytest.mark.parametrize(
-    ("norm", "precision", "tolerance"),
-    [pytest.param("group", "f32", 1e-4, marks=pytest.mark.slow), ("batch", "f64", 1e-8)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "precision", "tolerance"), [("group", "f32", 1e-4), ("batch", "f64", 1e-8)])
 def test_any_number_of_devices_gives_the_same_losses(tmp_path, norm, precision, tolerance):
     options = ["devices=1,4,8", f"norm={norm}", *(["f64=1"] if precision == "f64" else [])]
     status, _, err = run_toy(tmp_path, 20, *options)
