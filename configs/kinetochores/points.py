@@ -34,8 +34,8 @@ the description of the published detector, which `original` here and in names of
 | small, tiny | a sixteenth of the work per step, 400 steps; what the tests train | |
 
 Measured on two unseen synthetic movies, 12 volumes, two busy cores: `modern`, 600 steps in 14 min, F1 .982 within 0.5 µm,
-median error .08 µm; `aniso_gd51_small`, 400 steps in 3 min, .979 and .07. The original's arms were not
-trained at full size.
+median error .08 µm; `aniso_gd51_small`, 400 steps in 3 min, .982 and .06; all of its sweep are in docs/results.md. The
+original's arms were not trained at full size.
 
 The original trained on one crop of 48x128x128 at a time with Adam at 2e-4, for 80 to 560 steps; these arms take 10,000.
 """
