@@ -123,12 +123,12 @@ def read_centres(path: Path, shape: tuple[int, ...]) -> tuple[PointTable, list[s
     order = np.lexsort((label, frame))
     frame, label, position = frame[order], label[order], position[order]
     inside = ((position >= -0.5) & (position < np.asarray(shape) - 0.5)).all(1)
+    if not len(frame):
+        raise InputError(f"{path} has no row of a kinetochore: export it again")
     if not inside.any():
         raise InputError(
-            f"{path} has {_left_out(path, shape, frame, label).partition(': ')[2].partition(';')[0]}: give the whole "
-            "volumes, whose part launch.prepare --crop takes"
-            if len(frame)
-            else f"{path} has no row of a kinetochore: export it again"
+            f"{path}: all {len(frame)} points lie outside of the volume of {' x '.join(map(str, shape))} (z, y, x): "
+            "give the whole volumes, whose part launch.prepare --crop takes"
         )
     notes = [] if inside.all() else [_left_out(path, shape, frame[~inside], label[~inside])]
     notes += _single(path, frame[inside], label[inside])

@@ -76,9 +76,9 @@ def read(
     node = spacing / ballot.bins
     reach = tuple(math.ceil(3 * ballot.vote_blur / size) for size in node)
     given = (jnp.asarray(offset), jnp.asarray(weight), jnp.asarray(spacing, jnp.float32))
-    votes = _votes(*given, dataclasses.replace(ballot, max_peaks=0), reach)
+    counted = _votes(*given, dataclasses.replace(ballot, max_peaks=0), reach)
     find = functools.partial(
-        _peaks, votes, node, threshold=ballot.min_votes, min_distance=ballot.min_distance
+        _peaks, counted, node, threshold=ballot.min_votes, min_distance=ballot.min_distance
     )
     position, _, valid = with_room(lambda count: find(count=count), ballot.max_peaks)
     peak = position[valid] * node - spacing

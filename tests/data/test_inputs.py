@@ -35,21 +35,26 @@ def test_a_frame_stands_for_a_neighbour_that_misses(t, offset, expected):
     assert present(FRAMES, t, offset) == expected
 
 
-def test_crops_and_predictions_see_the_same(tmp_path):
-    sequence = point_movies.write(tmp_path, CELLS, FRAMES, (32, 40))
-    batch = point_crops.crops(
+def batch_of(sequence, frames, around):
+    """All of these frames, whole."""
+    return point_crops.crops(
         [sequence],
         shape=(32, 40),
         margin=(0, 0),
-        frames=[[0, 1, 2, 3]],
-        batch_size=4,
+        frames=[frames],
+        batch_size=len(frames),
         process=(0, 1),
         foreground_probability=0.0,
         max_cells=4,
         seed=0,
         inputs=INPUTS,
-        around=(-1, 1),
+        around=around,
     )[0]
+
+
+def test_crops_and_predictions_see_the_same(tmp_path):
+    sequence = point_movies.write(tmp_path, CELLS, FRAMES, (32, 40))
+    batch = batch_of(sequence, [0, 1, 2, 3], around=(-1, 1))
     movie = movies.in_model_axes(movies.open_movie(Path(tmp_path / "store" / "01.ome.zarr")), 2, 1)
     seen = movies.with_inputs(movie, INPUTS)
     assert seen.shape[0] == seen.read(1).shape[0] == 3
@@ -76,18 +81,6 @@ def test_crops_and_predictions_see_the_same(tmp_path):
 
 def test_points_of_frames_that_are_not_trained_on_are_no_targets(tmp_path):
     sequence = point_movies.write(tmp_path, CELLS, FRAMES, (32, 40))
-    batch = point_crops.crops(
-        [sequence],
-        shape=(32, 40),
-        margin=(0, 0),
-        frames=[[0]],
-        batch_size=1,
-        process=(0, 1),
-        foreground_probability=0.0,
-        max_cells=4,
-        seed=0,
-        inputs=INPUTS,
-        around=(1,),
-    )[0]
+    batch = batch_of(sequence, [0], around=(1,))
     assert present(FRAMES, 0, 1) == 1
     np.testing.assert_array_equal(batch["around"][:, 0], batch["points"])

@@ -184,7 +184,7 @@ def test_a_time_point_without_rows_is_not_annotated(folder, tmp_path):
     [
         (
             lambda row: [*row[:4], str(float(row[4]) + 40)],
-            "5 kinetochores lie outside .* give the whole volumes",
+            "all 5 points lie outside .* give the whole volumes",
         ),
         (lambda row: None, "has no row of a kinetochore"),
     ],
