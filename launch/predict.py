@@ -7,7 +7,8 @@ memory; --space=N spreads each tile over N of them. Segmented frames, and tiles 
 in <output>.segmentation until the result is written: the same command continues a run that was stopped.
 
 A network that finds points has them drawn as discs or balls; points.csv says where they are between pixels
-(celltrack_jax/io/point_table.py describes its columns), and linkers take them from there.
+(celltrack_jax/io/point_table.py describes its columns), and linkers take them from there. Tracks of a run whose config
+has `evaluation.sisters`, such as those of kinetochores, are paired in sisters.csv (celltrack_jax/io/sister_table.py).
 
 Started as several processes, as launch.train is, each segments every N-th frame into that folder, which all hosts
 have to share, and the first one tracks. Networks that see several frames at a time (config.clips) take the movie in
@@ -74,7 +75,7 @@ def main(_: Sequence[str]) -> int:
     allow_gaps = bool(linking.ALLOW_GAPS.value)
     frames = movies.chosen_frames(movie.frames, str(linking.FRAMES.value), allow_gaps, movie.path)
     linking.check_linker()
-    return _predict(movie._replace(frames=frames), output)
+    return _predict(movie._replace(frames=frames, every=movie.frames), output)
 
 
 def _predict(movie: movies.Movie, output: Path) -> int:
@@ -126,7 +127,9 @@ def _predict(movie: movies.Movie, output: Path) -> int:
                 found = found._replace(image=movies.images_of_masks(movie, movie.frames, shape))
             with contextlib.suppress(_StoppedError):
                 stoppable = _stoppable(watch, processes)
-                lineage = track.track_movie(found, linker, linking.drawing(), output, movie.path, stoppable)
+                lineage = track.track_movie(
+                    found, linker, linking.drawing(), output, movie.path, stoppable, segmenter.sisters
+                )
                 processes.finish()
         processes.meet("written")
         if not processes.finished():
@@ -173,7 +176,7 @@ def segment(
     # As the network sees it; in blocks it sees all channels of each frame.
     seen = movies.with_inputs(movie, task.inputs)
     if any(one.frame for one in task.inputs):
-        made_by["frames"] = " ".join(map(str, movie.frames))
+        made_by["frames"] = " ".join(map(str, movie.every or movie.frames))
     pieces = clips.single(seen)
     if segmenter.clips:
         pieces = clips.in_blocks(movie, segmenter.clips)

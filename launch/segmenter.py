@@ -15,6 +15,7 @@ from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.ops import lowering
+from celltrack_jax.tracking.sisters import Sisters
 from celltrack_jax.training import checkpoint, mesh
 
 
@@ -47,6 +48,8 @@ class Segmenter(NamedTuple):
     """The blocks of frames that a network over time takes; None where it sees single frames."""
     whole_size: tuple[int, ...] = ()
     """As of `tasks.ClipSegmentationTask`."""
+    sisters: Sisters | None = None
+    """A config's `evaluation.sisters`: what pairs of tracks are like, where there are any."""
 
 
 def restore(workdir: Path, which: str, space: int) -> Segmenter:
@@ -71,6 +74,8 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
         tracking = config.tracking.to_dict()
         where = f"inference ({workdir}/config.json)"
         inference = from_mapping(Inference, config.inference.to_dict(), where)
+        paired = config.evaluation.get("sisters")
+        sisters = from_mapping(Sisters, paired.to_dict(), "evaluation.sisters") if paired else None
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
@@ -102,7 +107,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
     if space > 1:
         apply = _split(apply)
     sharding = jax.sharding.NamedSharding(grid, split)
-    return Segmenter(task, inference, tracking, apply, sharding, identity, clips, whole_size)
+    return Segmenter(task, inference, tracking, apply, sharding, identity, clips, whole_size, sisters)
 
 
 def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:

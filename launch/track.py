@@ -9,6 +9,7 @@ frame. The result has mask*.tif and res_track.txt as the Cell Tracking Challenge
     tracks.csv             a row per cell and frame; celltrack_jax/io/track_table.py describes the columns
     napari_tracks.csv      and napari_graph.json, for a Tracks layer: celltrack_jax/io/napari_tracks.py has the lines
     links.npz              what the network thought of candidate links, which launch.report draws
+    sisters.csv            with --sisters: pairs of tracks; celltrack_jax/io/sister_table.py describes the columns
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.inference import movies, track
 from celltrack_jax.io import ctc
 from celltrack_jax.tracking import links
+from celltrack_jax.tracking.sisters import KINETOCHORES
 from launch import cli, linking
 
 flags.adopt_module_key_flags(linking)
 MASKS = flags.DEFINE_string("masks", None, "folder of label masks, one tif per frame")
+PAIRED = flags.DEFINE_boolean("sisters", False, "pair tracks that stay apart as sister kinetochores do, in µm")
 flags.mark_flags_as_required(["masks", "output"])
 
 STEMS = ("mask", "man_track", "man_seg", "t")
@@ -46,8 +49,11 @@ def main(_: Sequence[str]) -> int:
     planes = shape[0] if len(shape) == 3 else 1
     spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
     masks = masks._replace(spacing_um=spacing, spacing_known=known)
+    if PAIRED.value and not known:
+        raise InputError(f"--sisters pairs by distances in µm, and {images or folder} has no voxel size: give --spacing")
     linker = linking.linker(links.HUNGARIAN, "launch.track")
-    lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch)
+    model = KINETOCHORES if PAIRED.value else None
+    lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch, model)
     print(linking.summary(output, len(masks.frames), lineage))
     return 0
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from celltrack_jax.inference import points
 from celltrack_jax.inference.mask_folder import KEPT
-from celltrack_jax.io import files, geff, link_scores, napari_tracks, point_table, track_table
+from celltrack_jax.io import files, geff, link_scores, napari_tracks, point_table, sister_table, track_table
 from celltrack_jax.io.track_table import TrackedCells
 from celltrack_jax.lineage import Detections, Lineage
 from celltrack_jax.tracking.scored_links import Links, link_probability
+from celltrack_jax.tracking.sisters import Sisters, paired
 from celltrack_jax.tracking.tracks import TrackPainter
 
 GEFF_NAME = "tracks.geff"
@@ -100,6 +101,29 @@ def write_points(
     named = zip(found.frame[own].tolist(), found.label[own].tolist(), track.tolist(), strict=True)
     rows = points.table(frames.numbers, read, {(frame, label): track for frame, label, track in named})
     point_table.write(path, rows, frames.spacing_um if frames.spacing_known else None, KEPT)
+
+
+def write_sisters(folder: Path, painter: TrackPainter, model: Sisters | None) -> None:
+    """Writes sisters.csv, or removes an earlier one where tracks are not paired.
+
+    Args:
+      folder: the result.
+      painter: after its last frame, of a movie whose voxel size is known.
+      model: what sisters are like, if tracks have any.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    path = folder / sister_table.NAME
+    if model is None:
+        with files.explained(path, KEPT):
+            path.unlink(missing_ok=True)
+        return
+    cells = painter.cells()
+    pairs = paired(cells.frame, cells.label, cells.position_um, model)
+    whole = np.column_stack([pairs.first, pairs.second, pairs.frames])
+    real = np.column_stack([pairs.distance_um, pairs.spread_um, pairs.weight])
+    sister_table.write(path, whole, real, KEPT)
 
 
 def tracked_cells(painter: TrackPainter, links: Links, mean_intensity: np.ndarray) -> TrackedCells:

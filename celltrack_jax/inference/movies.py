@@ -34,6 +34,8 @@ class Movie(NamedTuple):
     """Frame number -> when it was last written."""
     digits: int
     """Of frame numbers in file names."""
+    every: Sequence[int] = ()
+    """Numbers of all frames that there are, where `frames` are some of them: a network may look at neighbours."""
 
 
 def open_movie(path: Path) -> Movie:
@@ -83,12 +85,13 @@ def with_inputs(movie: Movie, inputs: Sequence[Input]) -> Movie:
       movie: in the model's axes.
       inputs: of the network; frames that the movie lacks are those themselves.
     """
+    every = movie.every or movie.frames
     if list(inputs) == [Input(c, 0) for c in range(movie.shape[0])]:
         return movie
 
     def frames_of(frame: int) -> list[int]:
-        t = movie.frames.index(frame)
-        return [movie.frames[present(movie.frames, t, one.frame)] for one in inputs]
+        t = every.index(frame)
+        return [every[present(every, t, one.frame)] for one in inputs]
 
     def read(frame: int) -> np.ndarray:
         numbers = frames_of(frame)

@@ -13,6 +13,7 @@ from celltrack_jax.lineage import Lineage
 from celltrack_jax.tracking import tracks
 from celltrack_jax.tracking.cells import MEAN, Cells, Embed, measure_and_embed
 from celltrack_jax.tracking.scored_links import Links, without_false
+from celltrack_jax.tracking.sisters import Sisters
 
 _MOST_THREADS = 4
 """That read, and again that write: each holds a frame."""
@@ -78,6 +79,7 @@ def track_movie(
     output: Path,
     images: Path | None,
     watch: Callable[[str, Iterable[int]], Iterable[int]],
+    sisters: Sisters | None = None,
 ) -> Lineage:
     """Links the cells of a movie and writes mask*.tif, res_track.txt and what `exports.write` says.
 
@@ -88,6 +90,7 @@ def track_movie(
       output: the result folder, which is replaced when everything is done.
       images: that the GEFF names for viewers, if any.
       watch: (what, frame numbers) -> the same numbers; shows progress.
+      sisters: what the pairs of tracks are like that sisters.csv names, if any; the voxel size is known then.
 
     Returns:
       The tracks.
@@ -131,4 +134,5 @@ def track_movie(
     space = exports.Frames(frames, masks.spacing_um, masks.spacing_known, ndim)
     exports.write(output, painter, links, cells.intensity[decided.kept, MEAN], space, images)
     exports.write_points(output, painter, found, space, masks.points)
+    exports.write_sisters(output, painter, sisters)
     return lineage

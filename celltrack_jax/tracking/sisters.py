@@ -54,7 +54,7 @@ F1 is .92 where all move as one, .985 where pairs also move by 0.05 µm a frame 
 
 
 class SisterCandidates(NamedTuple):
-    """Pairs of tracks that may be sisters."""
+    """Pairs of tracks that may be sisters, or are taken for such."""
 
     first: np.ndarray
     """(E,) int64 track."""
@@ -85,9 +85,17 @@ def sisters(frame: np.ndarray, track: np.ndarray, position_um: np.ndarray, model
     Raises:
       ValueError: a track has two points in a frame.
     """
+    found = paired(frame, track, position_um, model)
+    return np.stack([found.first, found.second], axis=1)
+
+
+def paired(
+    frame: np.ndarray, track: np.ndarray, position_um: np.ndarray, model: Sisters
+) -> SisterCandidates:
+    """Pairs tracks and describes the pairs; arguments, order and errors as of `sisters`."""
     found = candidates(frame, track, position_um, model)
     chosen = heaviest_pairs(found.first, found.second, found.weight)
-    return np.stack([found.first[chosen], found.second[chosen]], axis=1)
+    return SisterCandidates(*(column[chosen] for column in found))
 
 
 def candidates(

@@ -79,6 +79,17 @@ def test_crops_and_predictions_see_the_same(tmp_path):
     assert len(met) == len(FRAMES)
 
 
+def test_a_part_of_a_movie_is_seen_with_its_neighbours(tmp_path):
+    point_movies.write(tmp_path, CELLS, FRAMES, (32, 40))
+    movie = movies.in_model_axes(movies.open_movie(Path(tmp_path / "store" / "01.ome.zarr")), 2, 1)
+    whole = movies.with_inputs(movie, INPUTS)
+    part = movies.with_inputs(movie._replace(frames=FRAMES[1:2], every=FRAMES), INPUTS)
+    alone = movies.with_inputs(movie._replace(frames=FRAMES[1:2]), INPUTS)
+    frame = FRAMES[1]
+    np.testing.assert_array_equal(part.read(frame), whole.read(frame))
+    assert not np.array_equal(alone.read(frame), whole.read(frame))
+
+
 def test_points_of_frames_that_are_not_trained_on_are_no_targets(tmp_path):
     sequence = point_movies.write(tmp_path, CELLS, FRAMES, (32, 40))
     batch = batch_of(sequence, [0], around=(1,))

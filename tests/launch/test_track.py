@@ -98,6 +98,31 @@ def test_a_movie_without_cells_has_an_empty_track_file(tmp_path):
     assert (list(files), len(lineage.label)) == ([4], 0)
 
 
+def test_sisters_are_paired_in_micrometres(tmp_path):
+    """Two pairs, 0.9 and 1.0 µm apart and 4 µm from each other, and a cell that is alone."""
+    places = {7: (5, 5), 3: (5, 14), 9: (45, 5), 4: (45, 15), 6: (80, 80)}
+    masks = {frame: np.zeros((90, 90), np.uint16) for frame in range(4)}
+    for frame, mask in masks.items():
+        for label, (y, x) in places.items():
+            mask[y - 2 : y + 3, x + frame - 2 : x + frame + 3] = label
+    write_masks(tmp_path / "masks", "mask", masks)
+    flags = (f"--masks={tmp_path / 'masks'}", f"--output={tmp_path / '01_RES'}", "--sisters")
+    status, _, err = call(*flags)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "--sisters pairs by distances in µm" in err
+    assert call(*flags, "--spacing=0.1,0.1")[0] == 0
+    files, _ = ctc.read_result(tmp_path / "01_RES")
+    first = ctc.read_image(files[0])
+    with (tmp_path / "01_RES" / "sisters.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    pairs = {frozenset((int(row["track_id"]), int(row["sister_id"]))) for row in rows}
+    assert pairs == {frozenset(int(first[places[k]]) for k in pair) for pair in ((7, 3), (9, 4))}
+    assert sorted(float(row["distance_um"]) for row in rows) == pytest.approx([0.9, 1.0])
+    assert {row["frames"] for row in rows} == {"4"}
+    assert call(*flags[:2], "--spacing=0.1,0.1")[0] == 0
+    assert not (tmp_path / "01_RES" / "sisters.csv").exists()
+
+
 def truncated(folder: Path) -> None:
     path = folder / "mask002.tif"
     path.write_bytes(path.read_bytes()[:-20])
