@@ -1,4 +1,4 @@
-"""The rules by which kinetochores were first judged, for comparison (shared/specs/kinetochores.md, 2.6).
+"""The rules by which kinetochores were first judged, for comparison (docs/originals.md, 2.6).
 
 Both count in voxels, take no account of how large these are, and let a peak or a source match several of the others:
 random points score well by them, see `localisation.by_chance`. Sources and peaks were whole voxels; any position will do

@@ -202,7 +202,7 @@ def helalab_cost(ref: PointGraph, found: PointGraph) -> float | None:
 
     An assignment of all nodes that is cheapest in |t| + |x| + |y| and the distance of the rows of the adjacency
     matrices, averaged over the nodes of the larger graph, those left over at 1000 each. It tells hardly more than
-    the counts of nodes (shared/specs/helalab.md, 1.6, has what it gives for results of known quality). Rows are
+    the counts of nodes (docs/originals.md, 1.6, has what it gives for results of known quality). Rows are
     compared by the indices of nodes, which mean nothing across graphs; as their entries are 0 and 1, the distance
     follows from the number of edges of each and of those in common.
 

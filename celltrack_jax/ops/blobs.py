@@ -1,7 +1,7 @@
 """Blobs of a map in scale space: maxima of the Laplacian of Gaussian over place and width.
 
 Lindeberg 1998, Feature detection with automatic scale selection; the constants are those of scikit-image's
-`blob_log`, with which a later version of the centroid maps was decoded (shared/specs/helalab.md, 1.5).
+`blob_log`, with which a later version of the centroid maps was decoded (docs/originals.md, 1.5).
 
 Shapes: S spatial axes (Y, X) or (Z, Y, X), W widths, K blobs (static).
 """

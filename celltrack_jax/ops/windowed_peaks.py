@@ -1,4 +1,4 @@
-"""Peaks by large square windows, as an early decoder of centroid maps took them (shared/specs/helalab.md, 1.5).
+"""Peaks by large square windows, as an early decoder of centroid maps took them (docs/originals.md, 1.5).
 
 Of two cells nearer than the least distance it finds one, however clearly their peaks stand apart, and each peak
 comes at the first pixel of the plateau that the filter spreads it to, not at its centre. It is here to be compared

@@ -1,7 +1,7 @@
 """The distance to the nearest point, with the way to it or a segmentation beside it where wanted.
 
-The kinetochore system's distance-transform regression and its two-headed network (shared/specs/kinetochores.md, 2.7 and
-2.3 d), each as published and in a form that can work. Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), D of them, K
+The kinetochore system's distance-transform regression and its two-headed network (docs/originals.md, 2.7 and 2.3 d),
+each as published and in a form that can work. Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), D of them, K
 points of a crop, F frames. Channels: of each frame the distance, then D components of the way to the point if `vectors`;
 last, if `segment` is not 0, the logit of a ball around each point of the sample's own frame.
 """

@@ -1,6 +1,6 @@
 """Points as a probability map: single voxels, dilated ones or balls, learned by losses of overlap or of regression.
 
-What the kinetochore system trained (shared/specs/kinetochores.md, 2.2 to 2.6), its temporal losses in the form that they
+What the kinetochore system trained (docs/originals.md, 2.2 to 2.6), its temporal losses in the form that they
 were meant to have, and as published. Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), D of them, K points of a crop,
 F frames. Channels: one logit per frame: of the sample's own, and of those around it.
 """

@@ -34,7 +34,7 @@ def per_link(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def balanced(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean cross-entropy where links and others weigh the same in sum (shared/specs/gnn_tracker.md, section 6).
+    """The mean cross-entropy where links and others weigh the same in sum (docs/originals.md, 5.6).
 
     A link counts as many times as there are others for each link of the batch; a batch without links is no error.
     """

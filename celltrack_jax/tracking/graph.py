@@ -88,7 +88,7 @@ def candidates_box(cells: Cells, *, extent: np.ndarray | None, scale: float) -> 
     """Joins the detections of neighbouring non-empty frames as Ben-Haim & Riklin-Raviv, ECCV 2022, do.
 
     Two are candidates where their rounded centroids differ by at most `scale` times the extent along each axis
-    (shared/specs/gnn_tracker.md, section 4).
+    (docs/originals.md, 5.4).
 
     Args:
       cells: of a movie.

@@ -37,7 +37,7 @@ _FLAT = 1e-6
 
 
 def ben_haim2022(cells: Cells, kind: Literal["2d", "3d", "patch"]) -> np.ndarray:
-    """Makes the features of Ben-Haim & Riklin-Raviv, ECCV 2022 (shared/specs/gnn_tracker.md, section 1).
+    """Makes the features of Ben-Haim & Riklin-Raviv, ECCV 2022 (docs/originals.md, 5.1).
 
     All is in voxels, whatever the spacing, and centroids are rounded to whole voxels. Axis lengths are those of
     scikit-image, from second moments; flat cells, for which it may return NaN, have 0. Without images the

@@ -49,7 +49,7 @@ KINETOCHORES = Sisters(
     steady_um=0.1,
     alone=10.0,
 )
-"""Of a zygote's chromosomes (shared/specs/kinetochores.md, 2.1). In ten synthetic clouds each of 40 pairs over 18 frames,
+"""Of a zygote's chromosomes (docs/originals.md, 2.1). In ten synthetic clouds each of 40 pairs over 18 frames,
 F1 is .92 where all move as one, .985 where pairs also move by 0.05 µm a frame on their own, .995 by 0.1 µm."""
 
 

@@ -1,7 +1,7 @@
 """Windows of a movie's graph as padded `jraph.GraphsTuple`s of a few sizes, so that few programs are compiled.
 
 The graph is made once for the movie; a window is two slices of it. Besides the models this file alone imports
-jraph, which is no longer developed (shared/FACTS.md: `zero_out_padding` is broken, the rest works).
+jraph, which is no longer developed (with jax 0.10.2 `zero_out_padding` is broken, the rest works).
 
 Shapes: N detections, E edges, W windows; A nodes and C edges of a bucket.
 """

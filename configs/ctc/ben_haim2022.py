@@ -4,7 +4,7 @@
     python -m launch.train --config=configs/ctc/ben_haim2022.py:2d --workdir=runs/bh --config.data.store=stores/sim
     python -m launch.track --linker=runs/bh --masks=<folder of masks> --images=<folder> --output=02_RES
 
-What differs from the original (shared/specs/gnn_tracker.md): the last part of each movie is held out, and no window
+What differs from the original (docs/originals.md, 5): the last part of each movie is held out, and no window
 of the training reaches into it; the checkpoint is chosen by LNK there, not by the accuracy of edges; the
 box of training windows is measured in the frames trained on; steps are counted, not epochs, and none stop early.
 Without an embedder the hand-made features make all of a node's channels.

@@ -127,7 +127,7 @@ def _base() -> ConfigDict:
             "clip_norm": 1.0,
             "weight_decay_rules": ((".*", 1e-4),),
             "decay": "in_gradient",
-            # The trunk learns at a tenth of it, as in the original, whose rates are a tenth of these, for 1,000 epochs.
+            # The trunk learns at a tenth of it. So did the original, at a tenth of these rates (docs/originals.md, 5.3).
             "learning_rate_rules": (("trunk", 0.1), (".*", 1.0)),
         }
     )

@@ -24,7 +24,7 @@
 | tiny | what the tests train | 20; seconds, and a minute to compile | |
 
 Bursts as of `launch.simulate --sequences=9 --frames=30 --seed=1`; GOWT1 with sigma 6 and peaks 15 px apart.
-More: docs/results.md.
+More: docs/results.md; of the original: docs/originals.md, 1.
 """
 
 from typing import Any

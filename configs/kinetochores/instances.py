@@ -6,7 +6,7 @@
 
 Data as of `points.py`; each is `points.py:modern` with another representation, and learns from the same points.
 
-| argument | what | spec |
+| argument | what | docs/originals.md |
 |---|---|---|
 | sd_48, sd_64, sd_96, sd_1024 | star-convex cells with so many rays | 2.8 |
 | sd_grid | 96 rays at every second voxel of y and x | 2.8 |

@@ -5,7 +5,7 @@
     python -m launch.train --config=configs/kinetochores/points.py:modern --workdir=runs/tuned \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test --config.train.initial=runs/blocks
 
-| argument | what | spec |
+| argument | what | docs/originals.md |
 |---|---|---|
 | ae_l2 | initial experiment 1: autoencoder, L2, plane 15 of 32 hidden | 2.5 |
 | unet_l2 | 2: U-Net, L2 | |

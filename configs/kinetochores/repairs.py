@@ -3,7 +3,7 @@
     python -m launch.sweep --config=configs/kinetochores/repairs.py --workdir=runs/repairs \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
 
-| arms | as published | mended |
+| arms | as published (docs/originals.md, 2) | mended |
 |---|---|---|
 | van, vanfix | the head is a block, whose sigmoid stays above .27 | the head is a convolution |
 | tdice, tdist | the loss rewards frames that differ | it rewards frames that agree |

@@ -20,7 +20,7 @@
 | tiny | what the tests train | 20; seconds | |
 
 A step of `lstm_crop` is 2.0 TFLOP and takes 5 GB; of `lstm_crop_small`, 1 to 2 s on 2 cores, 20 GFLOP and 0.2 GiB.
-The other data set, and what the table says: docs/results.md.
+The other data set, and what the table says: docs/results.md; of the experiments: docs/originals.md, 4.
 """
 
 from typing import Any

@@ -145,7 +145,7 @@ def kinetochores(rng):
 
 
 def test_random_peaks_score_well():
-    """The specification has recall and precision .35 and .30 at 6, .62 and .49 at 8, of one real cloud."""
+    """docs/originals.md, 2.6, has recall and precision .35 and .30 at 6, .62 and .49 at 8, of one real cloud."""
     rng = np.random.default_rng(0)
     clouds = [kinetochores(rng) for _ in range(10)]
     chance = by_chance(original_measures, [(cloud, cloud) for cloud in clouds], draws=10, seed=0)

@@ -116,7 +116,7 @@ def test_a_kernel_matrix_without_width_is_the_identity_or_the_mean_of_two(sigma)
     [(3, 1, 0.74), (5, 1, 0.96), (5, 2, 1.29), (7, 2, 1.64), (9, 3, 2.23), (11, 3, 2.53), (14, 4, 3.28)],
 )
 def test_truncated_kernels_are_narrower_than_their_sigma(size, sigma, effective):
-    """The table of shared/specs/kinetochores.md, 2.4."""
+    """The table of docs/originals.md, 2.4."""
     spread = np.asarray(matrix_of(31, size, float(sigma)))[15]
     place = np.arange(31)
     middle = spread @ place

@@ -228,7 +228,7 @@ def grid(spacing, first, last):
 
 @pytest.mark.parametrize(("arm", "decoder"), [("heat, focal", "maxima"), ("heat, mse", "log")])
 def test_on_true_maps_cells_12_pixels_apart_are_all_found(arm, decoder):
-    """shared/specs/helalab.md, 1.9: what the original's decoder loses is no fault of the map."""
+    """docs/originals.md, 1.9: what the original's decoder loses is no fault of the map."""
     points = grid(12, 10, 118)
     representation = heatmap(arm, decoder=decoder, threshold=0.2)
     found = read_back(representation, target_of(representation, points, (130, 130), (1, 1)), (1, 1))

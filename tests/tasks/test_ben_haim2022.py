@@ -1,4 +1,4 @@
-"""The faithful tracker: its windows against the words of shared/specs/gnn_tracker.md, and a run through the mains."""
+"""The faithful tracker: its windows against the words of docs/originals.md, 5, and a run through the mains."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def build(folder, scale):
 
 
 def rows(folder, frames):
-    """What section 1 lists about each object: frame, id, and the 13 columns."""
+    """What 5.1 lists about each object: frame, id, and the 13 columns."""
     (movie,) = store.open_store(folder / "store")
     found = []
     for t in frames:
@@ -110,7 +110,7 @@ def test_a_movie_is_one_graph_with_features_from_0_to_1(folder):
 
 
 def test_the_loss_weighs_links_as_much_as_others(folder):
-    """Section 6: mean binary cross-entropy, links weighted by the number of others per link."""
+    """5.6: mean binary cross-entropy, links weighted by the number of others per link."""
     task = build(folder, 2.0)
     batch = {key: jnp.asarray(value) for key, value in task.train_data((0, 1))[0].items()}
     logits = jnp.asarray(np.random.default_rng(0).normal(size=batch["senders"].shape), jnp.float32)

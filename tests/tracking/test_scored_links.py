@@ -23,7 +23,7 @@ from tests.tracking.scored_movies import check_rules, lowest_cost, problems
 
 
 def greedy_told_cell_by_cell(frame, position, source, target, probability) -> list[int]:
-    """The rule of spec section 7, with the merges resolved as `greedy_ben_haim2022` says."""
+    """The rule of docs/originals.md, 5.7, with the merges resolved as `greedy_ben_haim2022` says."""
     candidates = list(zip(source.tolist(), target.tolist(), probability.tolist(), strict=True))
     takes = {}
     for cell in range(len(frame)):

@@ -1,6 +1,6 @@
 """Synthetic kinetochores of a zygote: pairs of sisters in two channels, as movies of EGFP and mCherry show them.
 
-As in shared/specs/kinetochores.md, 2.1: 40 pairs, one sister of which is missing, in an ellipsoid of 10 x 12 x 12 µm,
+As in docs/originals.md, 2.1: 40 pairs, one sister of which is missing, in an ellipsoid of 10 x 12 x 12 µm,
 sisters 0.9 ± 0.15 µm apart, medium intensities, a way of 0.2 µm per frame. Nearest neighbours are 0.51, 0.86 and 1.14 µm
 apart at the percentiles 5, 50, 95 (6 movies); those of the original's one list 0.44, 0.96 and 1.72.
 
