@@ -27,7 +27,9 @@ from launch import cli, linking
 
 flags.adopt_module_key_flags(linking)
 MASKS = flags.DEFINE_string("masks", None, "folder of label masks, one tif per frame")
-PAIRED = flags.DEFINE_boolean("sisters", False, "pair tracks that stay apart as sister kinetochores do, in µm")
+PAIRED = flags.DEFINE_boolean(
+    "sisters", False, "pair tracks that stay apart as sister kinetochores do, in µm"
+)
 flags.mark_flags_as_required(["masks", "output"])
 
 STEMS = ("mask", "man_track", "man_seg", "t")
@@ -50,7 +52,9 @@ def main(_: Sequence[str]) -> int:
     spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
     masks = masks._replace(spacing_um=spacing, spacing_known=known)
     if PAIRED.value and not known:
-        raise InputError(f"--sisters pairs by distances in µm, and {images or folder} has no voxel size: give --spacing")
+        raise InputError(
+            f"--sisters pairs by distances in µm, and {images or folder} has no voxel size: give --spacing"
+        )
     linker = linking.linker(links.HUNGARIAN, "launch.track")
     model = KINETOCHORES if PAIRED.value else None
     lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch, model)

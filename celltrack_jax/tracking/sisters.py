@@ -89,9 +89,7 @@ def sisters(frame: np.ndarray, track: np.ndarray, position_um: np.ndarray, model
     return np.stack([found.first, found.second], axis=1)
 
 
-def paired(
-    frame: np.ndarray, track: np.ndarray, position_um: np.ndarray, model: Sisters
-) -> SisterCandidates:
+def paired(frame: np.ndarray, track: np.ndarray, position_um: np.ndarray, model: Sisters) -> SisterCandidates:
     """Pairs tracks and describes the pairs; arguments, order and errors as of `sisters`."""
     found = candidates(frame, track, position_um, model)
     chosen = heaviest_pairs(found.first, found.second, found.weight)
