@@ -27,7 +27,9 @@ CASES = [
 def _parts(name: str, argument: str) -> tuple[str, ...]:
     """What a step is made of."""
     config = importlib.import_module(name).get_config(argument)
-    return name, *(config[part].get("name", "") for part in ("model", "representation") if part in config)
+    return config.task, *(
+        config[part].get("name", "") for part in ("model", "representation") if part in config
+    )
 
 
 def _first_of_their_parts() -> set[tuple[str, str]]:

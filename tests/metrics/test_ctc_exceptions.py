@@ -17,6 +17,7 @@ A, B, C = range(4), range(4, 8), range(8, 12)
 NO_TRACKS = Lineage.from_rows([])
 
 
+@pytest.mark.slow
 def test_a_cell_over_three_needs_two_splits(tmp_path):
     """traccuracy counts the vertex once."""
     truth = painted([{1: A, 2: B, 3: C}] * 3, [(label, 0, 2, 0) for label in (1, 2, 3)])

@@ -49,6 +49,7 @@ def test_it_has_the_parameters_of_the_original(features, count):
     assert sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
 
 
+@pytest.mark.slow
 def test_weights_start_as_the_original_s():
     params = _fresh().params
     kernel, bias = (np.asarray(params["classifier"][name][1]) for name in ("kernels", "biases"))

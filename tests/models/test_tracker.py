@@ -50,7 +50,12 @@ def test_every_edge_and_node_is_judged(changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(), dict(directions="forward", embedding=4, block=4), dict(layers=0)]
+    "changes",
+    [
+        pytest.param(dict(), marks=pytest.mark.slow),
+        dict(directions="forward", embedding=4, block=4),
+        dict(layers=0),
+    ],
 )
 def test_order_padding_and_other_graphs_do_not_matter(changes):
     apply, embedding = _applied(_model(**changes)), changes.get("embedding", 0)

@@ -49,7 +49,7 @@ def test_up_sampling_repeats_pixels(width):
     np.testing.assert_allclose(module(x), repeated, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("norm", [pytest.param("group", marks=pytest.mark.slow), "batch"])
 def test_features_that_are_not_repeated_give_the_same_as_repeated_ones(norm):
     """A block of skips and coarser features, against one of the array that they stand for."""
     settings = dict(bias=True, norm=norm, groups=2, affine=True, activation="relu", order="nac")

@@ -80,7 +80,13 @@ def test_the_published_head_cannot_say_background(head, floor):
     assert (float(probability.max()) < 1e-6) == (not floor)
 
 
-@pytest.mark.parametrize("change", [dict(), dict(head="conv", kernels=((5, 3), (3, 1)), pools=((2, 1),))])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(dict(), marks=pytest.mark.slow),
+        dict(head="conv", kernels=((5, 3), (3, 1)), pools=((2, 1),)),
+    ],
+)
 def test_the_receptive_radius_is_where_gradients_end(change):
     network = networks.module("vanilla_unet", **FLAT | change)
     assert networks.reach(network, "cells") == network.receptive_radius

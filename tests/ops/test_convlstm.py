@@ -72,7 +72,7 @@ def test_the_scan_equals_a_loop_in_values_and_gradients(name, reverse, truncate,
     )
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_gradient_passes_a_cut(reverse, remat):
     """With cuts every 2 of 5 frames, frame 2 sees 2 and 3 at most; the values are those without cuts."""

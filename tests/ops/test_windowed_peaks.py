@@ -57,7 +57,13 @@ def test_peaks_are_those_of_scikit_image_in_its_order(seed, windows, cells, equa
 
 
 @pytest.mark.parametrize(
-    ("spacing", "cells", "recovered"), [(32, 121, 121), (24, 196, 144), (20, 289, 144), (16, 441, 144)]
+    ("spacing", "cells", "recovered"),
+    [
+        pytest.param(32, 121, 121, marks=pytest.mark.slow),
+        (24, 196, 144),
+        (20, 289, 144),
+        pytest.param(16, 441, 144, marks=pytest.mark.slow),
+    ],
 )
 def test_a_perfect_map_of_a_grid_loses_cells(spacing, cells, recovered):
     line = np.arange(40, 361, spacing)
