@@ -44,7 +44,7 @@ def read_tif(path: Path, frame: int | None = None, *, colour_tolerance: int = 0)
     except Exception as error:  # a damaged file makes tifffile and its codecs raise anything
         reason = "it is truncated" if isinstance(error, struct.error) else " ".join(str(error).split())
         raise InputError(f"cannot read {where}: {reason}; write or copy the file again") from error
-    image = _grey(image, colours, colour_tolerance, where)
+    image = grey(image, colours, colour_tolerance, where)
     if image.ndim > 2:
         image = image.reshape(*(n for n in image.shape[:-2] if n > 1), *image.shape[-2:])
     if image.ndim not in (2, 3):
@@ -59,8 +59,18 @@ def write_tif(path: Path, image: np.ndarray) -> None:
     tifffile.imwrite(path, image, compression="zlib", photometric="minisblack", metadata=None)
 
 
-def _grey(image: np.ndarray, colours: int | None, tolerance: int, where: str) -> np.ndarray:
-    """Takes one of the colours, which lie along an axis, where they are alike."""
+def grey(image: np.ndarray, colours: int | None, tolerance: int, where: str) -> np.ndarray:
+    """Takes one of the colours, where they are alike.
+
+    Args:
+      image: pixels.
+      colours: axis along which the colours lie, None for none.
+      tolerance: counts by which they may differ.
+      where: file, for messages.
+
+    Raises:
+      InputError: they differ.
+    """
     if image.ndim == 3 and image.shape[-1] == _COLOURS and min(image.shape[:2]) >= _NARROWEST:
         colours = 2
     if colours is None:
