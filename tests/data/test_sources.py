@@ -23,7 +23,7 @@ def dataset(tmp_path):
 @pytest.fixture
 def no_reading(monkeypatch):
     """Lets the test fail where an image is read."""
-    monkeypatch.setattr(sources, "read_tif", None)
+    monkeypatch.setattr(sources.pixels, "read_tif", None)
     monkeypatch.setattr(tifffile, "TiffFile", None)
 
 
