@@ -1,7 +1,7 @@
 """Turns a data set into a store, which training reads: OME-Zarr images and labels, GEFF tracks.
 
-    python -m launch.prepare --source=<data set folder> --store=<folder> [--format=ctc|dsb|bursts|kinetochores]
-        [--spacing=z,y,x] [--crop=z:z,y:y,x:x] [--allow_gaps]
+    python -m launch.prepare --source=<data set folder> --store=<folder>
+        [--format=ctc|dsb|bursts|kinetochores|sartorius|livecell] [--spacing=z,y,x] [--crop=z:z,y:y,x:x] [--allow_gaps]
 
 The same command finishes a store that was interrupted.
 """

@@ -6,7 +6,8 @@ Shapes: C channels, Z Y X space.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ class Record(NamedTuple):
     """Name and SHA-256 of each of its files."""
     fits: dict[str, tuple[float, float]]
     """By kind of masks, see `agreement.measure`."""
+    odd: Mapping[str, int]
+    """As of `Frame`."""
 
 
 def prepare(
@@ -140,6 +143,7 @@ def _sha256(path: Path) -> str:
 
 def _fingerprint(source: Source, digests: list[tuple[str, str]]) -> str:
     tracks = [_sha256(source.tracks_file)] if source.tracks_file else []
+    tracks += [_sha256(path) for path in source.tables]
     return hashlib.sha256(json.dumps([sorted(digests), tracks]).encode()).hexdigest()
 
 
@@ -170,6 +174,13 @@ def _doubt(source: Source, records: Sequence[Record], note: Callable[[str], None
         problem = agreement.doubt([record.fits[kind] for record in records if kind in record.fits])
         if problem:
             note(f"sequence {source.name}, {kind}: {problem}")
+    odd = sum((Counter(record.odd) for record in records), Counter())
+    for what, count in odd.items():
+        frames = [t for t, record in enumerate(records) if what in record.odd]
+        first = f"frame {records[frames[0]].number}"
+        if source.frame_names is not None:
+            first = source.frame_names[frames[0]]
+        note(f"sequence {source.name}: {count} {what}, in {len(frames)} frames, first in {first}")
 
 
 def _write_arrays(
@@ -230,7 +241,9 @@ def _measure(
     digests = _digests(source.files[number])
     fits = {kind: agreement.measure(frame.image, mask) for kind, mask in frame.masks.items()}
     known = {kind: fit for kind, fit in fits.items() if fit is not None}
-    return frame, Record(number, tuple(frame.masks), frame.planes, percentiles, survey, digests, known)
+    return frame, Record(
+        number, tuple(frame.masks), frame.planes, percentiles, survey, digests, known, frame.odd
+    )
 
 
 def _write_tracks(path: Path, source: Source, records: list[Record], spacing: list[float] | None) -> None:
@@ -289,6 +302,10 @@ def _write_attributes(
         },
         "complete": True,
     }
+    if source.category is not None:
+        attributes["category"] = source.category
+    if source.frame_names is not None:
+        attributes["frame_names"] = list(source.frame_names)
     ome = ome_zarr.image_attributes(source.name, spacing)
     ome_zarr.write_group(group, {"ome": ome, "celltrack": attributes})
 

@@ -69,6 +69,10 @@ class StoredSequence(NamedTuple):
     lineage: Lineage | None
     has_images: bool
     """Whether the image is one; where there was only annotation, it is zeros."""
+    category: str | None
+    """Of all its cells, None where the data set tells no types."""
+    frame_names: tuple[str, ...] | None
+    """(T,) where the frames are images with names of their own, else None."""
 
 
 def open_store(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> list[StoredSequence]:
@@ -197,6 +201,8 @@ def _sequence(name: str, attributes: dict[str, Any], arrays: dict[str, ts.Tensor
         pointed=_flags(attributes["pointed"], image.shape[0]),
         lineage=Lineage.from_rows(tables["tracks"]) if "tracks" in tables else None,
         has_images=attributes.get("has_images", True),
+        category=attributes.get("category"),
+        frame_names=tuple(names) if (names := attributes.get("frame_names")) is not None else None,
     )
 
 

@@ -5,13 +5,20 @@ A new format is one file here with a function `find`, which returns the names of
 
 from pathlib import Path
 
-from celltrack_jax.data.sources import bursts, ctc, dsb, kinetochores
+from celltrack_jax.data.sources import bursts, ctc, dsb, kinetochores, livecell, sartorius
 from celltrack_jax.data.sources.source import Frame, Source, cropped, unbranched
 from celltrack_jax.errors import InputError
 
 __all__ = ["LAYOUTS", "Frame", "Source", "cropped", "open_sources", "unbranched"]
 
-LAYOUTS = {"ctc": ctc.find, "dsb": dsb.find, "bursts": bursts.find, "kinetochores": kinetochores.find}
+LAYOUTS = {
+    "ctc": ctc.find,
+    "dsb": dsb.find,
+    "bursts": bursts.find,
+    "kinetochores": kinetochores.find,
+    "sartorius": sartorius.find,
+    "livecell": livecell.find,
+}
 """Layout to function of the data set's folder and of whether gaps are allowed, which returns sequence names and what
 opens one of them."""
 

@@ -1,4 +1,4 @@
-"""Images and masks from tif files, as `Frame` has them. Shapes: C channels, Z Y X space."""
+"""Images and masks from files, as `Frame` has them. Shapes: C channels, Z Y X space."""
 
 from pathlib import Path
 
@@ -6,12 +6,14 @@ import numpy as np
 
 from celltrack_jax.data.annotation import MAX_LABEL
 from celltrack_jax.errors import InputError
+from celltrack_jax.io.png import read_png
 from celltrack_jax.io.tif import read_tif
 
 
 def read_image(path: Path, frame: int, colour_tolerance: int = 0) -> np.ndarray:
-    """Reads a frame of grey values: (C=1, Z, Y, X)."""
-    image = read_tif(path, frame, colour_tolerance=colour_tolerance)
+    """Reads a frame of grey values, tif or PNG: (C=1, Z, Y, X)."""
+    read = read_png if path.suffix.lower() == ".png" else read_tif
+    image = read(path, frame, colour_tolerance=colour_tolerance)
     if image.dtype.kind not in "biuf":
         raise InputError(
             f"{path} (frame {frame}) holds {image.dtype}: write grey values as integers or floats"

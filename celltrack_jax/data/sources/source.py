@@ -5,6 +5,7 @@ Shapes: C channels, Z Y X space.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ class Frame(NamedTuple):
     """All cells as the data set gives them, None where it gives none."""
     percentiles: np.ndarray | None = None
     """(C, 3) as of `normalise.percentiles`, of the whole frame where the image is a part of it; None: of the image."""
+    odd: Mapping[str, int] = MappingProxyType({})
+    """What is odd about its masks, as the end of a sentence, to how often it occurs."""
 
 
 class Source(NamedTuple):
@@ -51,6 +54,12 @@ class Source(NamedTuple):
     """Annotation alone teaches to link."""
     notes: tuple[str, ...] = ()
     """What the user should know, and can do nothing about here."""
+    tables: tuple[Path, ...] = ()
+    """More files that the frames' masks are from."""
+    category: str | None = None
+    """Of all its cells, where the data set tells their types."""
+    frame_names: tuple[str, ...] | None = None
+    """Of the frames, in order, where they are images with names of their own."""
 
 
 def cropped(source: Source, window: Sequence[tuple[int, int]]) -> Source:
@@ -88,7 +97,8 @@ def cropped(source: Source, window: Sequence[tuple[int, int]]) -> Source:
         except ValueError as error:
             where = f"{source.files[number][0]} (frame {number})"
             raise InputError(f"{where}: {error}, beside the crop or in it: replace them") from error
-        return Frame(frame.image[(slice(None), *inside)], masks, planes, points, percentiles)
+        image = frame.image[(slice(None), *inside)]
+        return Frame(image, masks, planes, points, percentiles, frame.odd)
 
     return source._replace(read=read)
 
