@@ -6,6 +6,7 @@ its step number alone.
 Shapes: B batch, T frames of a clip, S spatial axes of a crop (Y, X or Z, Y, X), C channels, Z Y X space.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ import numpy as np
 
 from celltrack_jax.data import normalise, unknown
 from celltrack_jax.data.annotation import KINDS, is_covered
-from celltrack_jax.data.places import Places, Request, WholeFrames, batched, by_frame
+from celltrack_jax.data.diameters import frame_diameters
+from celltrack_jax.data.places import Places, Request, ScaledPlaces, WholeFrames, batched, by_frame
 from celltrack_jax.data.store import StoredSequence
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops import resize
@@ -52,6 +54,8 @@ def crops(
     silver: bool,
     clip: Clip | None = None,
     whole: bool = False,
+    diameter_px: float = 0.0,
+    categories: Sequence[str] = (),
 ) -> grain.MapDataset:
     """Makes the endless batches of crops of one process.
 
@@ -73,15 +77,20 @@ def crops(
       silver: whether silver outlines are used in places that gold ones leave open.
       clip: samples are clips of neighbouring frames, all of them to use, cut at one place; arrays then have T behind B.
       whole: samples are whole frames, resized to `shape` (2D).
+      diameter_px: above 0, crops are read so large that, resized to `shape`, the frame's median cell has this diameter
+        (2D; `diameters.frame_diameters`). The margin is that of the resized crop.
+      categories: names of the categories of sequences, in the order of their numbers; () for none.
 
     Returns:
       A data set of dicts: image (B, *S, C) float32, normalised by the frame's percentiles; labels (B, *S) int32,
       cells 1..K < max_cells, 0 background, -1 unknown; spacing (B, ndim) float32, micrometers; sample (B,) uint32,
-      the global sample index modulo 2**32. B is batch_size / number of processes.
+      the global sample index modulo 2**32; where there are categories, category (B,) int32, -1 of a sequence without
+      one. B is batch_size / number of processes.
 
     Raises:
       InputError: no movie has as many frames in a row as a clip; there is no frame, 3D crops are asked of a 2D
-        movie or whole frames of stacks; while reading, a crop with too many cells.
+        movie or whole frames of stacks; a sequence's category is none of those given; a diameter is asked of stacks,
+        clips or whole frames; while reading, a crop with too many cells.
     """
     flat = (1,) * (3 - ndim)
     reader = _Reader(
@@ -97,6 +106,8 @@ def crops(
         silver=silver,
         clip=clip,
         whole=whole,
+        diameter_px=diameter_px,
+        categories=categories,
     )
     return batched(batch_size, process, reader.read)
 
@@ -119,6 +130,8 @@ class _Reader:
         silver: bool,
         clip: Clip | None,
         whole: bool,
+        diameter_px: float,
+        categories: Sequence[str],
     ):
         self.sequences = sequences
         self.shape, self.ndim = shape, ndim
@@ -129,6 +142,7 @@ class _Reader:
         self.coverage = [by_frame(s.coverage, s.shape[0]) for s in sequences]
         self.annotation = [s.annotation_silver if silver else s.annotation for s in sequences]
         self.clip, self.whole = clip, whole
+        self.categories = _numbers(sequences, categories) if categories else None
         for sequence in sequences:
             if whole and sequence.shape[2] > 1:
                 raise InputError(
@@ -141,7 +155,16 @@ class _Reader:
             self.runs = [_runs(one.frames, used) for one, used in zip(sequences, frames, strict=True)]
             frames = [_firsts(runs, clip.frames) for runs in self.runs]
             self._refuse_short(clip.frames, frames)
-        self.places = (WholeFrames if whole else Places)(
+        make, self.scaled = WholeFrames if whole else Places, diameter_px > 0
+        if self.scaled:
+            if whole or clip is not None or ndim == 3:
+                raise InputError(
+                    "crops are brought to one diameter in single planes, not in stacks, clips or whole frames: set "
+                    "--config.data.diameter_px=0"
+                )
+            scales = [found / diameter_px for found in frame_diameters(sequences, silver=silver)]
+            make = functools.partial(ScaledPlaces, scales=scales)
+        self.places = make(
             sequences,
             frames=frames,
             objects=objects,
@@ -170,12 +193,15 @@ class _Reader:
         clip = () if self.clip is None else (self.clip.frames,)
         leading = (len(samples), *clip)
         image, label = np.stack(images), np.stack(labels)
-        return {
+        batch = {
             "image": image.reshape(*leading, *image.shape[1:]),
             "labels": label.reshape(*leading, *label.shape[1:]),
             "spacing": np.array([self._spacing(requests[0]) for requests in samples], np.float32),
             "sample": np.asarray(indices).astype(np.uint32),
         }
+        if self.categories is not None:
+            batch["category"] = self.categories[[requests[0].sequence for requests in samples]]
+        return batch
 
     def _frames(self, index: int) -> list[Request]:
         """Returns where the frames of a sample lie."""
@@ -196,9 +222,10 @@ class _Reader:
         """(ndim,) size of a voxel as it is shown."""
         sequence = self.sequences[request.sequence]
         spacing = np.array(sequence.spacing_um[3 - self.ndim :])
-        if not self.whole:
+        if not (self.whole or self.scaled):
             return spacing
-        return spacing * np.array(sequence.shape[-self.ndim :]) / self.shape[-self.ndim :]
+        shown = sequence.shape if self.whole else self.places.window(request.sequence, request.t)[0]
+        return spacing * np.array(shown[-self.ndim :]) / self.shape[-self.ndim :]
 
     def _start(self, request: Request) -> dict[str, Any]:
         sequence = self.sequences[request.sequence]
@@ -236,10 +263,13 @@ class _Reader:
         if any(before or after for before, after in outside):
             image = np.pad(image, [(0, 0), *outside], mode="reflect")
             labels = np.pad(labels, outside, constant_values=-1)
-        if self.whole:
+        if self.whole or self.scaled:
             size = (self.shape[1], self.shape[2])
             image = resize.resize_on_host(image[:, 0], size)[:, None]
             labels = resize.resize_labels(labels[0], size)[None]
+        if self.scaled:
+            # Small cells may have lost their only pixels.
+            labels, _ = unknown.dense(labels)
         image = np.moveaxis(image, 0, -1)
         return (image[0], labels[0]) if self.ndim == 2 else (image, labels)
 
@@ -281,6 +311,18 @@ class _Reader:
         if self.annotation[request.sequence][request.t] == "full":
             return [0, 0, 0]
         return [math.ceil(self.unknown_radius_um / size) for size in sequence.spacing_um]
+
+
+def _numbers(sequences: Sequence[StoredSequence], categories: Sequence[str]) -> np.ndarray:
+    """Returns (sequences,) int32, the place of each one's category, -1 for none."""
+    for sequence in sequences:
+        if sequence.category not in (None, *categories):
+            raise InputError(
+                f"{sequence.name} is of the category {sequence.category!r}, the config has {', '.join(categories)}: "
+                "add it to config.data.categories, or prepare a store without it (--sequences)"
+            )
+    known = [None, *categories]
+    return np.array([known.index(sequence.category) - 1 for sequence in sequences], np.int32)
 
 
 def _runs(numbers: np.ndarray, used: Sequence[int]) -> list[range]:

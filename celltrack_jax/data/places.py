@@ -5,7 +5,7 @@ Shapes: Z Y X space.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -137,7 +137,7 @@ class Places:
             chosen = objects[random.integers(len(objects))]
         start = []
         for axis, (size, read, margin) in enumerate(
-            zip(self.sequences[s].shape[2:], self.shape, self.margin, strict=True)
+            zip(self.sequences[s].shape[2:], *self.window(s, t), strict=True)
         ):
             least, most = -margin, size + margin - read
             if most <= least:
@@ -150,20 +150,27 @@ class Places:
                 start.append(min(max(int(chosen[axis]) - read // 2 + shift, least), most))
         return Request(s, t, (start[0], start[1], start[2]))
 
+    def window(self, sequence: int, t: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Returns the shape of the crops of a frame, and the voxels by which they may reach beyond it."""
+        del sequence, t
+        return self.shape, self.margin
+
     def inside(self, request: Request, halo: Sequence[int] = (0, 0, 0)) -> list[slice]:
         """Returns the part of the frame that a crop covers, with a halo around it."""
+        shape, _ = self.window(request.sequence, request.t)
         return [
             slice(max(0, start - extra), min(size, start + read + extra))
             for start, read, extra, size in zip(
-                request.start, self.shape, halo, self.sequences[request.sequence].shape[2:], strict=True
+                request.start, shape, halo, self.sequences[request.sequence].shape[2:], strict=True
             )
         ]
 
     def outside(self, request: Request) -> list[tuple[int, int]]:
         """Returns by how many voxels, before and behind on each axis, a crop reaches beyond the frame."""
+        shape, _ = self.window(request.sequence, request.t)
         return [
             (part.start - start, start + read - part.stop)
-            for part, start, read in zip(self.inside(request), request.start, self.shape, strict=True)
+            for part, start, read in zip(self.inside(request), request.start, shape, strict=True)
         ]
 
 
@@ -179,6 +186,27 @@ class WholeFrames(Places):
         """Returns nothing but zeros."""
         del request
         return [(0, 0)] * 3
+
+
+class ScaledPlaces(Places):
+    """Places in planes whose size differs from frame to frame."""
+
+    def __init__(self, *args: Any, scales: Sequence[np.ndarray], **settings: Any):
+        """Takes what `Places` takes.
+
+        Args:
+          args: as of `Places`.
+          scales: for each sequence, (T,) by which the size of a crop and its margin are multiplied along y and x.
+          settings: as of `Places`.
+        """
+        super().__init__(*args, **settings)
+        self.scales = scales
+
+    def window(self, sequence: int, t: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As of `Places`; a crop has a pixel at least."""
+        scale = self.scales[sequence][t]
+        shape = (self.shape[0], *(max(1, round(size * scale)) for size in self.shape[1:]))
+        return shape, (self.margin[0], *(round(size * scale) for size in self.margin[1:]))
 
 
 def by_frame(table: np.ndarray, frames: int) -> list[np.ndarray]:

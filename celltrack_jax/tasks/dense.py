@@ -67,12 +67,15 @@ class DenseTask(FrameTask):
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the global batch."""
         batch, read = self.config.data.batch_size, self._read_size()
-        return {
+        spec = {
             "image": jax.ShapeDtypeStruct((batch, *read, self.channels), jnp.float32),
             "labels": jax.ShapeDtypeStruct((batch, *read), jnp.int32),
             "spacing": jax.ShapeDtypeStruct((batch, self.ndim), jnp.float32),
             "sample": jax.ShapeDtypeStruct((batch,), jnp.uint32),
         }
+        if self.categories:
+            spec["category"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        return spec
 
     def train_data(self, process: tuple[int, int]) -> grain.MapDataset:
         """Returns the batches of one process, drawn from the frames that are not held out."""
@@ -93,6 +96,8 @@ class DenseTask(FrameTask):
             max_cells=data.max_cells,
             silver=data.silver,
             seed=self.config.seed,
+            diameter_px=data.get("diameter_px", 0.0),
+            categories=self.categories,
             **clips,
         )
 
@@ -205,6 +210,8 @@ class DenseTask(FrameTask):
     def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
         """As of `FrameTask`; beside silver outlines, some gold ones are held out, be they few."""
         trained, held_out = super()._split(sequence)
+        if self.config.evaluation.get("folds", 0):
+            return trained, held_out
         gold = [t for t in sorted([*trained, *held_out]) if labelled(sequence, "segmentation", t)]
         if not (self.config.data.silver and "silver" in sequence.labelled and held_out):
             return trained, held_out

@@ -14,7 +14,7 @@ from flax import nnx
 
 from celltrack_jax import models, representations
 from celltrack_jax.config import Config, from_mapping
-from celltrack_jax.data import augment, normalise, store
+from celltrack_jax.data import augment, folds, normalise, store
 from celltrack_jax.data.inputs import Input, present, read_inputs
 from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
@@ -40,6 +40,7 @@ class FrameTask:
         self.crop = tuple(config.data.crop)
         self.ndim = len(self.crop)
         self.channels = config.data.channels
+        self.categories: tuple[str, ...] = tuple(config.data.get("categories", ()))
         self.inputs = self._inputs()
         self.representation = representations.build(**config.representation.to_dict())
         if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
@@ -178,7 +179,13 @@ class FrameTask:
         Held out are the last `evaluation.holdout` of those that are annotated, and of those that are outlined: where
         only the middle of a movie is outlined, its end alone would not tell how good outlines are. In a store of
         single images, whose sequences are too short to divide, the last images are held out.
+
+        With `evaluation.folds` above 0, the frames of fold `evaluation.fold` are held out (`folds.deal`) instead.
         """
+        if self.config.evaluation.get("folds", 0):
+            held = set(self._fold[sequence.name])
+            every = self._annotated(sequence)
+            return [t for t in every if t not in held], [t for t in every if t in held]
         annotated = {each.name: self._annotated(each) for each in self._sequences}
         if not any(self._last(frames) for frames in annotated.values()):
             every = [(name, t) for name, frames in annotated.items() for t in frames]
@@ -187,6 +194,12 @@ class FrameTask:
             frames = annotated[sequence.name]
             held = {*self._last(frames), *self._last([t for t in frames if self._outlined(sequence, t)])}
         return [t for t in annotated[sequence.name] if t not in held], sorted(held)
+
+    @functools.cached_property
+    def _fold(self) -> dict[str, list[int]]:
+        """Frames of the fold that is held out, by sequence."""
+        evaluation = self.config.evaluation
+        return folds.deal(self._sequences, evaluation.folds, evaluation.fold)
 
     def _last(self, items: list) -> list:
         return items[len(items) - math.floor(len(items) * self.config.evaluation.holdout) :]

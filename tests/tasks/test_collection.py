@@ -1,0 +1,68 @@
+"""Collections of images as a task sees them: folds, categories, crops of one diameter."""
+
+import numpy as np
+import pytest
+
+from celltrack_jax import tasks
+from celltrack_jax.errors import InputError
+from configs.ctc import segment
+from tests.data import collections_on_disk as collection
+
+SHAPE = (90, 110)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    images = {
+        f"{kind[0]}{k}": (kind, collection.discs(SHAPE, radius, k))
+        for kind, radius in (("astro", 8.0), ("cort", 5.0))
+        for k in range(6)
+    }
+    return collection.write(tmp_path_factory.mktemp("collection"), images, ("cort_1",))
+
+
+def task_of(folder, **changes):
+    config = segment.get_config("tiny")
+    config.data.store = str(folder)
+    config.data.update({"categories": ("astro", "cort")} | changes.pop("data", {}))
+    config.evaluation.update({"folds": 3, "fold": 1} | changes)
+    return tasks.build(config)
+
+
+def test_every_image_is_held_out_in_one_fold_and_taught_in_the_others(folder):
+    held = []
+    for fold in range(3):
+        task = task_of(folder, fold=fold)
+        taught, judged = task._taught(), task._held_out()
+        assert [len(frames) for frames in taught] == [4, 4, 0]
+        for (sequence, own), others in zip(judged, taught, strict=True):
+            assert sorted([*own, *others]) == list(range(6 if sequence.category and others else 0))
+            held += [(sequence.name, t) for t in own]
+    assert sorted(held) == [(name, t) for name in ("astro", "cort") for t in range(6)]
+
+
+def test_the_fold_does_not_depend_on_the_seed(folder):
+    one, other = task_of(folder), task_of(folder)
+    other.config.seed = 5
+    assert one._taught() == other._taught()
+    task = task_of(folder, folds=0)
+    # No sequence is long enough for 15 %: of all images the last one is held out.
+    assert task._taught() == [list(range(6)), list(range(5)), []]
+    assert task_of(folder, folds=0, holdout=0.4)._taught()[0] == [0, 1, 2, 3]
+
+
+def test_batches_are_what_the_task_announces(folder):
+    task = task_of(folder, data={"diameter_px": 20.0})
+    batch = task.train_data((0, 1))[0]
+    spec = task.batch_spec()
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+        key: (value.shape, value.dtype) for key, value in spec.items()
+    }
+    assert set(np.unique(batch["category"])) <= {0, 1}
+    np.testing.assert_allclose(np.unique(np.round(batch["spacing"], 1)), [0.5, 0.8])
+    assert "category" not in task_of(folder, data={"categories": ()}).batch_spec()
+
+
+def test_a_fold_that_does_not_exist_is_refused(folder):
+    with pytest.raises(InputError, match=r"evaluation\.fold is 3 of 3"):
+        task_of(folder, fold=3)._taught()
