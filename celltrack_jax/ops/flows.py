@@ -1,0 +1,277 @@
+"""Flows: heat that spreads from the centre of each cell says for every pixel of the cell which way the centre lies.
+
+Stringer et al., Nature Methods 2021 (Cellpose); shared/specs/sartorius.md, 3.4. A cell's flows are those of the cell
+alone: pixels of other labels have no heat for it, be they background, unknown or a neighbour.
+
+Shapes: S spatial axes (Y, X) or (Z, Y, X), D of them; K cells; P pixels of a chunk. Lengths are pixels.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from celltrack_jax.ops.distance import largest_of_batch
+from celltrack_jax.ops.labels import boxes, centroids
+from celltrack_jax.ops.peaks import highest, is_full
+
+_SOURCE = 2.0**100
+"""Heat that a centre is given in each round. It falls by up to a factor of e with each pixel of a cell's arms: from here
+float32 has 68 decades down to its least normal number, and 4 up to its largest for the rounds that add up."""
+_ROUNDS = {2: (2, 2), 3: (6, 1)}
+"""By D: rounds per pixel of a cell's extent along all axes, and pixels that are added to each axis's."""
+_EVEN = 1e-5
+"""Differences that are a smaller share of what is compared are rounding's."""
+_SEED_REACH, _SEED_COUNT = 2, 10
+"""Seeds are the maxima of so many pixels around, where more than so many points end."""
+_GROWN, _GROWN_COUNT = 5, 2
+"""Seeds grow by so many pixels, over pixels where more than so many points end."""
+_CHUNK = 1 << 14
+"""Points that are followed together: their positions stay in a core's cache."""
+
+
+def target_flows(labels: jax.Array, max_cells: int, *, logarithm: bool = False) -> jax.Array:
+    """Flow of every pixel of a cell: a unit vector up the heat that spreads from the cell's centre.
+
+    Heat spreads in as many rounds as the cell's extent asks for: 2 (h + w + 4) for a bounding box of h x w pixels, as
+    Cellpose's on CPUs; on GPUs it takes the largest cell's for all, which moves most flows by less than a degree. In
+    3D 6 (d + h + w + 3).
+
+    Args:
+      labels: (*S) int32, dense: cells 1.., 0 background, -1 unknown.
+      max_cells: K; ids >= K have no flow.
+      logarithm: whether differences are taken of log(1 + heat), as Cellpose did before its third version.
+
+    Returns:
+      (*S, D) float32; 0 outside of cells, and where heat does not reach or is even.
+    """
+    heat = _heat(labels, max_cells, logarithm)
+    slope = jnp.stack(_differences(heat, labels), -1)
+    # Squares of differences leave the range of float32 where differences do not.
+    steepest = jnp.abs(slope).max(-1, keepdims=True)
+    steep = steepest > _EVEN * _inside(heat)[..., None]
+    flows = jnp.where(steep, slope / jnp.where(steep, steepest, 1.0), 0.0)
+    norm = jnp.sqrt(jnp.square(flows).sum(-1, keepdims=True))
+    return flows / jnp.where(norm > 0, norm, 1.0)
+
+
+def centre_pixels(labels: jax.Array, max_cells: int) -> jax.Array:
+    """The pixel of each cell that is nearest to the mean of its pixels, the first of those.
+
+    Args:
+      labels: (*S) int32, dense.
+      max_cells: K.
+
+    Returns:
+      (K,) int32 index in the flattened map; its size for the background and for ids without a pixel.
+    """
+    mean = centroids(labels, max_cells)
+    cell = jnp.where((labels > 0) & (labels < max_cells), labels, max_cells).reshape(-1)
+    square = jnp.zeros(labels.shape, jnp.float32)
+    for axis in range(labels.ndim):
+        along = lax.broadcasted_iota(jnp.float32, labels.shape, axis)
+        square += jnp.square(along - mean[:, axis].at[labels].get(mode="clip"))
+    square = square.reshape(-1)
+    least = jax.ops.segment_min(square, cell, max_cells)
+    # What is computed twice may differ in its last bits; distances that differ by so little are equal.
+    most = least * (1 + _EVEN) + 1e-3
+    index = jnp.where(square <= most.at[cell].get(mode="clip"), jnp.arange(labels.size), labels.size)
+    return jnp.minimum(jax.ops.segment_min(index, cell, max_cells), labels.size)
+
+
+def _heat(labels: jax.Array, max_cells: int, logarithm: bool) -> jax.Array:
+    """(*S + 2) float32, 0 outside of cells and in a border of one pixel."""
+    low, high = boxes(labels, max_cells)
+    per_pixel, added = _ROUNDS[labels.ndim]
+    present = (high > 0).any(1).at[0].set(False)
+    rounds = jnp.where(present, per_pixel * (high - low + added).sum(1), 0)
+    heat = _spread(labels, centre_pixels(labels, max_cells), rounds)
+    if not logarithm:
+        return heat
+    # Below, the logarithm is what it is taken of to within rounding, at numbers that float32 has.
+    return jnp.where(heat < 2.0**-24 * _SOURCE, heat, _SOURCE * jnp.log1p(heat / _SOURCE))
+
+
+def _spread(labels: jax.Array, centres: jax.Array, rounds: jax.Array) -> jax.Array:
+    """Heats the centres and takes the mean over each pixel and its neighbours, again and again: (*S + 2).
+
+    All cells, also those of a batch, end together: those of fewer rounds start later, as nothing spreads before.
+
+    Args:
+      labels: (*S).
+      centres: (K,) int32 index in the flattened map.
+      rounds: (K,) int32.
+    """
+    padded = jnp.pad(labels, 1)
+    longest = largest_of_batch(rounds.max())
+
+    def once(number: jax.Array, heat: jax.Array) -> jax.Array:
+        given = jnp.where(number >= longest - rounds, _SOURCE, 0.0)
+        heat = heat.reshape(-1).at[centres].add(given, mode="drop").reshape(labels.shape)
+        heat = jnp.pad(heat, 1)
+        total = _inside(heat)
+        for offset in _around(labels.ndim):
+            total += jnp.where(_inside(padded, offset) == labels, _inside(heat, offset), 0.0)
+        return total * (1 / _seen(labels.ndim))
+
+    return jnp.pad(lax.fori_loop(0, longest, once, jnp.zeros(labels.shape, jnp.float32)), 1)
+
+
+def _differences(heat: jax.Array, labels: jax.Array) -> list[jax.Array]:
+    """D times (*S) float32: what the pixel behind has more than the one before, in the own cell; others have nothing."""
+    padded = jnp.pad(labels, 1)
+    differences = []
+    for axis in range(labels.ndim):
+        step = tuple(int(a == axis) for a in range(labels.ndim))
+        before, behind = (
+            jnp.where(_inside(padded, offset) == labels, _inside(heat, offset), 0.0)
+            for offset in (tuple(-s for s in step), step)
+        )
+        differences.append(jnp.where(labels > 0, behind - before, 0.0))
+    return differences
+
+
+def _inside(padded: jax.Array, offset: tuple[int, ...] | None = None) -> jax.Array:
+    """What lies at an offset from each pixel: (*S) from (*S + 2)."""
+    offset = offset or (0,) * padded.ndim
+    return lax.slice(
+        padded,
+        [1 + step for step in offset],
+        [size - 1 + step for size, step in zip(padded.shape, offset, strict=True)],
+    )
+
+
+def _around(axes: int) -> Iterator[tuple[int, ...]]:
+    """Offsets of the neighbours that heat goes to: 8 in 2D, the 6 that share a face in 3D."""
+    for offset in itertools.product((-1, 0, 1), repeat=axes):
+        if 0 < sum(map(abs, offset)) <= (2 if axes == 2 else 1):
+            yield offset
+
+
+def _seen(axes: int) -> int:
+    """The neighbours and the pixel itself."""
+    return 1 + sum(1 for _ in _around(axes))
+
+
+def follow(flow: jax.Array, mask: jax.Array, *, steps: int | jax.Array) -> jax.Array:
+    """Goes along the flow from every pixel of a mask, in steps of its length (Euler's method).
+
+    Only pixels of the mask are followed, in chunks of a fixed size, as many as there are.
+
+    Args:
+      flow: (*S, D) float32, pixels per step; between pixels it is linear, and it is 0 where the mask is false.
+      mask: (*S) bool.
+      steps: of each point; may be traced.
+
+    Returns:
+      (*S, D) float32 index where it ends, inside the map; its own index for pixels outside of the mask.
+    """
+    shape = mask.shape
+    table = jnp.where(mask[..., None], flow, 0.0).reshape(-1)
+    count = mask.size
+    chunk = min(_CHUNK, count)
+    listed = jnp.nonzero(mask.reshape(-1), size=count + -count % chunk, fill_value=count)[0].astype(jnp.int32)
+    own = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in shape), indexing="ij"), -1)
+
+    def end(k: jax.Array, ends: jax.Array) -> jax.Array:
+        place = lax.dynamic_slice_in_dim(listed, k * chunk, chunk)
+        start = jnp.unravel_index(jnp.minimum(place, count - 1), shape)
+        start = tuple(along.astype(jnp.float32) for along in start)
+        point = lax.fori_loop(0, steps, lambda _, point: _moved(table, shape, point), start)
+        return ends.at[place].set(jnp.stack(point, -1), mode="drop", indices_are_sorted=True)
+
+    chunks = largest_of_batch((mask.sum() + chunk - 1) // chunk)
+    return lax.fori_loop(0, chunks, end, own.reshape(count, -1)).reshape(*shape, -1)
+
+
+def _moved(table: jax.Array, shape: tuple[int, ...], point: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Points (P,) per axis after a step; the table is the flow (*S, D), flattened."""
+    axes = len(shape)
+    low = [jnp.clip(along.astype(jnp.int32), 0, max(n - 2, 0)) for along, n in zip(point, shape, strict=True)]
+    share = [along - first for along, first in zip(point, low, strict=True)]
+    step = [jnp.zeros_like(point[0])] * axes
+    for corner in itertools.product((0, 1), repeat=axes):
+        index = jnp.zeros_like(low[0])
+        weight = jnp.ones_like(point[0])
+        for first, part, behind, n in zip(low, share, corner, shape, strict=True):
+            index = index * n + jnp.minimum(first + behind, n - 1)
+            weight *= part if behind else 1 - part
+        for axis in range(axes):
+            there = table.at[index * axes + axis].get(mode="promise_in_bounds")
+            step[axis] += weight * there
+    return tuple(jnp.clip(along + by, 0, n - 1) for along, by, n in zip(point, step, shape, strict=True))
+
+
+def gathered(position: jax.Array, mask: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
+    """Gives the pixels of a mask to the places where many of them end.
+
+    Seeds are pixels where more than 10 end, and no more in any within 2 pixels. Each grows five times by the pixels
+    around it, where more than 2 end; what several reach is the surest one's, of the most ends.
+
+    Args:
+      position: (*S, D) float32 index where each pixel ends, from `follow`.
+      mask: (*S) bool.
+      count: K, static. Of more seeds those of fewest ends are lost.
+
+    Returns:
+      (*S) int32 in 0..K, the surest first, of which some may be lacking; and () bool, whether there were K seeds or
+      more.
+    """
+    axes, rim = mask.ndim, _GROWN
+    shape = tuple(size + 2 * rim for size in mask.shape)
+    pixel = jnp.round(position).astype(jnp.int32) + rim
+    flat = jnp.zeros(mask.shape, jnp.int32)
+    for axis, size in enumerate(shape):
+        flat = flat * size + pixel[..., axis]
+    ends = jnp.where(mask, flat, 0).reshape(-1)
+    # What is not in the mask ends in the border's first pixel, where it is no seed's.
+    counted = jnp.zeros(shape, jnp.float32).reshape(-1).at[ends].add(mask.reshape(-1).astype(jnp.float32))
+    counted = counted.reshape(shape)
+    seeds = (counted >= _highest_around(counted, _SEED_REACH)) & (counted > _SEED_COUNT)
+    score, index = highest(jnp.where(seeds, counted, -jnp.inf).reshape(-1), count)
+    seed = jnp.stack(jnp.unravel_index(jnp.where(jnp.isfinite(score), index, 0), shape), -1)
+    size = (2 * _GROWN + 1,) * axes
+    start = jnp.clip(seed - _GROWN, 0, jnp.array(shape) - jnp.array(size))
+    window = jax.vmap(lambda first: lax.dynamic_slice(counted, tuple(first), size))(start)
+    grown = jnp.zeros((len(seed), *size), bool).at[(slice(None), *(_GROWN,) * axes)].set(jnp.isfinite(score))
+    for _ in range(_GROWN):
+        grown = jax.vmap(lambda one: _highest_around(one, 1))(grown) & (window > _GROWN_COUNT)
+    rank = jnp.where(grown, len(seed) - jnp.arange(len(seed)).reshape(-1, *[1] * axes), 0)
+    owner = jnp.zeros(shape, jnp.int32)
+    place = start.reshape(-1, *[1] * axes, axes) + jnp.stack(
+        jnp.meshgrid(*map(jnp.arange, size), indexing="ij"), -1
+    )
+    owner = owner.at[tuple(jnp.moveaxis(place, -1, 0))].max(rank).reshape(-1)[ends].reshape(mask.shape)
+    return jnp.where(mask & (owner > 0), len(seed) + 1 - owner, 0), is_full(score, counted.size)
+
+
+def _highest_around(values: jax.Array, reach: int) -> jax.Array:
+    """(*S): maximum over the pixels within a reach along each axis."""
+    for axis in range(values.ndim):
+        around = [(reach if a == axis else 0,) * 2 for a in range(values.ndim)]
+        padded, top = jnp.pad(values, around), values
+        for first in range(2 * reach + 1):
+            top = jnp.maximum(top, lax.slice_in_dim(padded, first, first + values.shape[axis], axis=axis))
+        values = top
+    return values
+
+
+def flow_errors(flow: jax.Array, labels: jax.Array, max_cells: int, *, logarithm: bool = False) -> jax.Array:
+    """How far a flow is from what its cells' shapes say: mean over each cell's pixels of the squared difference.
+
+    Args:
+      flow: (*S, D) float32, of length 1 where it is sure.
+      labels: (*S) int32, dense.
+      max_cells: K.
+      logarithm: as of `target_flows`.
+
+    Returns:
+      (K,) float32 in 0..4 for flows of length 1; 0 for the background and for ids without a pixel.
+    """
+    square = jnp.square(target_flows(labels, max_cells, logarithm=logarithm) - flow).sum(-1)
+    cell = jnp.where(labels > 0, labels, max_cells).reshape(-1)
+    total = jax.ops.segment_sum(square.reshape(-1), cell, max_cells)
+    count = jax.ops.segment_sum(jnp.ones_like(cell), cell, max_cells)
+    return total / jnp.maximum(count, 1)
