@@ -233,7 +233,7 @@ def _shared_folder(folder: Path, made_by: dict, processes: "Processes", *, point
 
 def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
     from celltrack_jax.inference.clips import over_time
-    from celltrack_jax.inference.decode import gives_vectors
+    from celltrack_jax.inference.decode import gives_vectors, vector
     from celltrack_jax.inference.segment import Settings
     from celltrack_jax.inference.symmetry import symmetries
     from celltrack_jax.inference.tiles import fit_tile
@@ -272,6 +272,7 @@ def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
         symmetries=symmetries(flips=average != "none", rotations=average == "all"),
         threads=max(1, min(threads.MOST_THREADS, processors, memory // prediction - _HELD)),
         memory_bytes=memory // (1 + _HELD),
+        vector=vector(task.representation),
     )
     return over_time(settings, clips) if clips else settings
 

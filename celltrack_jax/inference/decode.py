@@ -6,7 +6,7 @@ Shapes: *S a frame's spatial axes, D of them, C channels.
 import numpy as np
 
 from celltrack_jax.inference.points import Points
-from celltrack_jax.representations import PointRepresentation, Representation
+from celltrack_jax.representations import PointRepresentation, Representation, VectorRepresentation
 
 
 def gives_points(representation: Representation) -> bool:
@@ -20,8 +20,13 @@ def gives_steps(representation: Representation) -> bool:
 
 
 def gives_vectors(representation: Representation) -> bool:
-    """Returns whether channels have directions, which would have to be turned with the image."""
+    """Returns whether channels have directions that are not turned back with a turned image."""
     return isinstance(representation, PointRepresentation) and representation.directed
+
+
+def vector(representation: Representation) -> tuple[int, ...]:
+    """Returns the channels that are the components of a vector, which are turned back with a turned image."""
+    return representation.vector if isinstance(representation, VectorRepresentation) else ()
 
 
 def read(

@@ -48,6 +48,8 @@ class Settings(NamedTuple):
     """That read, and again that decode."""
     memory_bytes: int
     """A frame's prediction that is larger goes to a temporary file."""
+    vector: tuple[int, ...] = ()
+    """Channels that are the components of a vector, to be turned with the image, as of `symmetry.averaged`."""
 
 
 class Loaded(NamedTuple):
@@ -123,7 +125,7 @@ def segment_movie(
     Raises:
       InputError: frames differ in shape, hold NaN, or a tile does not fit into the devices' memory.
     """
-    network = symmetry.averaged(apply, settings.symmetries)
+    network = symmetry.averaged(apply, settings.symmetries, settings.vector)
     loaded = threads.mapped(lambda frame: load(read_frame, frame, measure), frames, settings.threads)
     prepared = threads.ahead(batches(loaded, settings, kept, stop), 2)
     results = _results(prepared, network, sharding)

@@ -152,6 +152,16 @@ class PointRepresentation(Representation, Protocol):
         ...
 
 
+@runtime_checkable
+class VectorRepresentation(Representation, Protocol):
+    """A representation whose channels hold a vector, and else scalars: both are known for a turned image."""
+
+    @property
+    def vector(self) -> tuple[int, ...]:
+        """Channels that are the components of the vector, one per axis of S."""
+        ...
+
+
 def build(name: str, **kwargs) -> Representation:
     """Makes the representation of `celltrack_jax/representations/<name>.py` by its `build(**kwargs)`.
 

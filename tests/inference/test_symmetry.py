@@ -46,3 +46,17 @@ def test_each_symmetry_is_applied_once(flips, rotations, count):
     if count > 1:
         assert len({(one.shape, one.tobytes()) for one in seen}) == len(seen) == count
     np.testing.assert_allclose(averaged(lambda turned: turned, chosen)(x), x, atol=1e-6)
+
+
+def slopes(image):
+    """A network that is equivariant: a scalar, and the vector of slopes."""
+    x = jnp.asarray(image)[..., 0]
+    return jnp.stack([x, *jnp.gradient(x, axis=tuple(range(1, x.ndim)))], -1)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_vectors_are_turned_back_with_the_image(ndim):
+    chosen, x = symmetries(flips=True, rotations=True), jnp.asarray(image(ndim))
+    vector = tuple(range(1, 1 + ndim))
+    np.testing.assert_allclose(averaged(slopes, chosen, vector)(x), slopes(x), atol=1e-5)
+    assert np.abs(averaged(slopes, chosen)(x) - slopes(x)).max() > 0.1

@@ -173,6 +173,19 @@ KERNEL = {
     "starts": (0.0,),
     "steps": 100,
 }
+FLOW = {
+    "axes": 2,
+    "max_cells": 64,
+    "logarithm": False,
+    "flow_scale": 5.0,
+    "flow_weight": 0.5,
+    "cellprob_threshold": 0.0,
+    "steps": 200,
+    "flow_threshold": 0.4,
+    "max_fraction": 0.4,
+    "min_size": 1,
+    "fill_holes": False,
+}
 SPOTS = {
     "axes": 2,
     "max_cells": 64,
@@ -239,6 +252,7 @@ ARMS = {
     "offset, nll": ("offset", OFFSET | {"offset_loss": "nll"}),
     "clusters": ("embedseg", EMBEDSEG),
     "heat, spots": ("spots", SPOTS),
+    "flow": ("flow", FLOW),
     "heat, point distance": ("point_distance", POINT_DISTANCE),
     "heat, point distance and way": (
         "point_distance",
