@@ -16,6 +16,8 @@ from celltrack_jax.ops import convolution, sampling
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Basic blocks of each stage by depth, the number of layers in name."""
 WIDTHS = (64, 128, 256, 512)
+EXPANSION = 4
+"""Of a bottleneck: how many times as many channels it has outside as inside."""
 _STEM_KERNEL, _POOL_WINDOW, _POOL_STRIDE = 7, 3, 2
 _STEM_STRIDES = {2: (2, 2), 3: (1, 2, 2)}
 """Volumes have few planes (Hara et al. 2018, arXiv:1711.09577)."""
@@ -74,14 +76,13 @@ class ResNet(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions beside a shortcut; `norm` and `groups` as of `layers.Norm`."""
 
-    def __init__(self, rngs, channels, width, strides):
+    def __init__(self, rngs, channels, width, strides, norm="batch", groups=1):
         ndim = len(strides)
-        self.first = ConvolutionNorm(rngs, channels, width, (3,) * ndim, strides)
-        self.second = ConvolutionNorm(rngs, width, width, (3,) * ndim, (1,) * ndim)
-        changes = channels != width or max(strides) > 1
-        self.shortcut = ConvolutionNorm(rngs, channels, width, (1,) * ndim, strides) if changes else None
+        self.first = ConvolutionNorm(rngs, channels, width, (3,) * ndim, strides, norm, groups)
+        self.second = ConvolutionNorm(rngs, width, width, (3,) * ndim, (1,) * ndim, norm, groups)
+        self.shortcut = _shortcut(rngs, channels, width, strides, norm, groups)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, *S, channels) to (B, *ceil(S / strides), width)."""
@@ -89,18 +90,43 @@ class BasicBlock(nnx.Module):
         return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, train)))
 
 
-class ConvolutionNorm(nnx.Module):
-    """A convolution without bias, of normal weights with variance 2 / fan-out (He et al. 2015), and batch norm."""
+class Bottleneck(nnx.Module):
+    """A 3x3 convolution, which has the stride, between 1x1 ones that narrow and widen, beside a shortcut."""
 
-    def __init__(self, rngs, channels, width, kernel, strides):
+    def __init__(self, rngs, channels, width, strides, norm="batch", groups=1):
+        ndim, wide = len(strides), EXPANSION * width
+        one, three, still = (1,) * ndim, (3,) * ndim, (1,) * ndim
+        self.first = ConvolutionNorm(rngs, channels, width, one, still, norm, groups)
+        self.middle = ConvolutionNorm(rngs, width, width, three, strides, norm, groups)
+        self.second = ConvolutionNorm(rngs, width, wide, one, still, norm, groups)
+        self.shortcut = _shortcut(rngs, channels, wide, strides, norm, groups)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(B, *S, channels) to (B, *ceil(S / strides), EXPANSION * width)."""
+        y = jax.nn.relu(self.middle(jax.nn.relu(self.first(x, train)), train))
+        y = self.second(y, train)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, train)))
+
+
+class ConvolutionNorm(nnx.Module):
+    """A convolution without bias, of normal weights with variance 2 / fan-out (He et al. 2015), and its norm."""
+
+    def __init__(self, rngs, channels, width, kernel, strides, norm="batch", groups=1):
         self.strides = strides
         init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
         self.kernel = nnx.Param(init(rngs.params(), (*kernel, channels, width)))
-        self.norm = Norm("batch", width, groups=1, affine=True)
+        self.norm = Norm(norm, width, groups=groups, affine=True)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, *S, channels) to (B, *ceil(S / strides), width)."""
         return self.norm(convolution.convolve(x, self.kernel[...].astype(x.dtype), self.strides), train)
+
+
+def _shortcut(rngs, channels, width, strides, norm, groups):
+    """A 1x1 convolution where the size or the channels change."""
+    if channels == width and max(strides) == 1:
+        return None
+    return ConvolutionNorm(rngs, channels, width, (1,) * len(strides), strides, norm, groups)
 
 
 def _refuse(fault: bool, text: str) -> None:
