@@ -27,14 +27,14 @@ _DROPOUT = 0x64726F70
 """Sets the keys of dropout apart from those of augmentation."""
 
 
-class FrameTask:
-    """The part of a task that knows its network and its frames, not yet what is learned."""
+class FrameData:
+    """The part of a task that knows its frames, not yet the network."""
 
     def __init__(self, config: Config):
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: reads seed, data, augment, model, representation, evaluation, tracking.
+          config: reads data, augment, evaluation.
         """
         self.config = config
         self.crop = tuple(config.data.crop)
@@ -42,84 +42,11 @@ class FrameTask:
         self.channels = config.data.channels
         self.categories: tuple[str, ...] = tuple(config.data.get("categories", ()))
         self.inputs = self._inputs()
-        self.representation = representations.build(**config.representation.to_dict())
-        if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
-            raise InputError(
-                f"representation.max_cells is {config.representation.max_cells} and data.max_cells "
-                f"{config.data.max_cells}: set data.max_cells alone, the other one follows it"
-            )
         self.augmentation = from_mapping(augment.AugmentSpec, config.augment.to_dict(), "augment")
-        network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
-        self.stride, self.halo = network.stride, network.receptive_radius
-        self.sees_clips: bool = getattr(network, "sees_clips", False)
-        self._forward = jax.jit(self._predict, static_argnums=0)
-        if any(size % stride for size, stride in zip(self.crop, self.stride, strict=True)):
-            raise InputError(f"data.crop {self.crop} is not a multiple of the model's stride {self.stride}")
-        space = config.mesh.space
-        if space > 1 and self.crop[0] % (space * self.stride[0]):
-            # Where a coarse level splits unevenly, the partitioner (jax 0.10.2) makes gradients that are wrong by half
-            # a percent of the largest, at the same loss.
-            raise InputError(
-                f"data.crop {self.crop} over mesh.space={space}: its first axis has to be a multiple of "
-                f"{space * self.stride[0]}, so that each level of the network splits evenly"
-            )
 
     def _inputs(self) -> tuple[Input, ...]:
         """Returns what the network sees: all channels of the frame."""
         return read_inputs((), self.channels)
-
-    def model(self, rngs: nnx.Rngs) -> Any:
-        """Returns the network, (B, *S, C) -> {"cells": (B, *S, representation.channels)}."""
-        settings = self.config.model.to_dict()
-        heads = {HEAD: self.representation.channels}
-        return models.build(settings.pop("name"), rngs, in_channels=len(self.inputs), heads=heads, **settings)
-
-    def _outputs(
-        self, apply: Callable[..., tuple[Any, Any]], image: jax.Array, keys: jax.Array
-    ) -> tuple[Any, Any]:
-        """Applies the network while it is trained: with keys (B,), if it drops features."""
-        if not self.config.model.get("dropout"):
-            return apply(image)
-        return apply(image, jax.vmap(lambda key: jax.random.fold_in(key, _DROPOUT))(keys))
-
-    def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
-        """Returns the compiled network, (B, *S, C) normalised float32 -> (B, *S, representation.channels)."""
-        return lambda image: self._forward(model, variables, image)
-
-    def _predict(self, model: FunctionalModel, variables: Variables, image: jax.Array) -> jax.Array:
-        return model.apply(variables, image)[0][HEAD]
-
-    @property
-    def needs_spacing(self) -> bool:
-        """Whether movies have to say how large a voxel is: not where lengths count in voxels."""
-        return False
-
-    def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
-        """Returns voxel sizes (ndim,) in units of the smallest: what the representation's lengths count in.
-
-        They then mean the same whether or not the microscope's spacing is known; anisotropy is kept.
-        """
-        return np.asarray(spacing_um, np.float64) / np.min(spacing_um)
-
-    def _predictions(
-        self,
-        sequence: store.StoredSequence,
-        frames: list[int],
-        forward: Callable,
-        contrast: float,
-        stop: Callable[[], bool],
-    ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-        """Yields (t, what waits for the raw output (*S, C) of the evaluation window), until told to stop."""
-        window = self._window(sequence)
-        inside = tuple(slice(part.stop - part.start) for part in window[-self.ndim :])
-        for t in frames:
-            if stop():
-                return
-            image = np.moveaxis(seen_by(self.inputs, sequence, t, window, contrast), 0, -1)
-            image = image[0] if self.ndim == 2 else image
-            pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
-            output = forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
-            yield t, lambda output=output: np.asarray(output[0])[inside]
 
     def _window(self, sequence: store.StoredSequence) -> tuple[slice, ...]:
         """The part of a frame that is judged: the centre, at most `evaluation.window` voxels per axis."""
@@ -212,6 +139,91 @@ class FrameTask:
         """Tells whether a frame that teaches shows how good outlines are."""
         del sequence, t
         return False
+
+
+class FrameTask(FrameData):
+    """The part of a task that knows its network too, not yet what is learned."""
+
+    def __init__(self, config: Config):
+        """Takes the experiment's config; opens no data.
+
+        Args:
+          config: reads seed, data, augment, model, representation, evaluation, tracking.
+        """
+        super().__init__(config)
+        self.representation = representations.build(**config.representation.to_dict())
+        if config.representation.get("max_cells", config.data.max_cells) != config.data.max_cells:
+            raise InputError(
+                f"representation.max_cells is {config.representation.max_cells} and data.max_cells "
+                f"{config.data.max_cells}: set data.max_cells alone, the other one follows it"
+            )
+        network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
+        self.stride, self.halo = network.stride, network.receptive_radius
+        self.sees_clips: bool = getattr(network, "sees_clips", False)
+        self._forward = jax.jit(self._predict, static_argnums=0)
+        if any(size % stride for size, stride in zip(self.crop, self.stride, strict=True)):
+            raise InputError(f"data.crop {self.crop} is not a multiple of the model's stride {self.stride}")
+        space = config.mesh.space
+        if space > 1 and self.crop[0] % (space * self.stride[0]):
+            # Where a coarse level splits unevenly, the partitioner (jax 0.10.2) makes gradients that are wrong by half
+            # a percent of the largest, at the same loss.
+            raise InputError(
+                f"data.crop {self.crop} over mesh.space={space}: its first axis has to be a multiple of "
+                f"{space * self.stride[0]}, so that each level of the network splits evenly"
+            )
+
+    def model(self, rngs: nnx.Rngs) -> Any:
+        """Returns the network, (B, *S, C) -> {"cells": (B, *S, representation.channels)}."""
+        settings = self.config.model.to_dict()
+        heads = {HEAD: self.representation.channels}
+        return models.build(settings.pop("name"), rngs, in_channels=len(self.inputs), heads=heads, **settings)
+
+    def _outputs(
+        self, apply: Callable[..., tuple[Any, Any]], image: jax.Array, keys: jax.Array
+    ) -> tuple[Any, Any]:
+        """Applies the network while it is trained: with keys (B,), if it drops features."""
+        if not self.config.model.get("dropout"):
+            return apply(image)
+        return apply(image, jax.vmap(lambda key: jax.random.fold_in(key, _DROPOUT))(keys))
+
+    def predictor(self, model: FunctionalModel, variables: Variables) -> Callable[[Any], jax.Array]:
+        """Returns the compiled network, (B, *S, C) normalised float32 -> (B, *S, representation.channels)."""
+        return lambda image: self._forward(model, variables, image)
+
+    def _predict(self, model: FunctionalModel, variables: Variables, image: jax.Array) -> jax.Array:
+        return model.apply(variables, image)[0][HEAD]
+
+    @property
+    def needs_spacing(self) -> bool:
+        """Whether movies have to say how large a voxel is: not where lengths count in voxels."""
+        return False
+
+    def lengths(self, spacing_um: np.ndarray) -> np.ndarray:
+        """Returns voxel sizes (ndim,) in units of the smallest: what the representation's lengths count in.
+
+        They then mean the same whether or not the microscope's spacing is known; anisotropy is kept.
+        """
+        return np.asarray(spacing_um, np.float64) / np.min(spacing_um)
+
+    def _predictions(
+        self,
+        sequence: store.StoredSequence,
+        frames: list[int],
+        forward: Callable,
+        contrast: float,
+        stop: Callable[[], bool],
+    ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """Yields (t, what waits for the raw output (*S, C) of the evaluation window), until told to stop."""
+        window = self._window(sequence)
+        inside = tuple(slice(part.stop - part.start) for part in window[-self.ndim :])
+        for t in frames:
+            if stop():
+                return
+            image = np.moveaxis(seen_by(self.inputs, sequence, t, window, contrast), 0, -1)
+            image = image[0] if self.ndim == 2 else image
+            pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
+            output = forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
+            yield t, lambda output=output: np.asarray(output[0])[inside]
 
 
 def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:
