@@ -62,8 +62,8 @@ def outputs():
     def everything(key):
         variables = model.init(key)
         image = model.apply(variables, jax.random.normal(key, (2, 64, 48, 1)))[0]
-        boxes = model.apply(variables, BoxRegions(image.pyramid, BOXES))[0]
-        return image, boxes, model.apply(variables, MaskRegions(image.pyramid, BOXES))[0]
+        boxes = model.apply(variables, BoxRegions(image.pyramid, jnp.asarray(BOXES)))[0]
+        return image, boxes, model.apply(variables, MaskRegions(image.pyramid, jnp.asarray(BOXES)))[0]
 
     return jax.jit(everything)(jax.random.key(0))
 
@@ -117,12 +117,10 @@ def test_the_stem_sets_the_strides(stem_strides, expected):
 )
 def test_the_stages_have_the_parameters_of_the_original(depth, count):
     """Those of torchvision's ResNet-50 without its last layer, whose stem sees three channels."""
-    model = nnx.eval_shape(
-        lambda: MaskRCNN(
-            nnx.Rngs(0),
-            **SMALL | dict(depth=depth, widths=(64, 128, 256, 512), stem_kernel=7, norm="batch"),
-        )
+    settings: dict[str, Any] = SMALL | dict(
+        depth=depth, widths=(64, 128, 256, 512), stem_kernel=7, norm="batch"
     )
+    model = nnx.eval_shape(lambda: MaskRCNN(nnx.Rngs(0), **settings))
     parts = nnx.state((model.pyramid.stem, model.pyramid.stages), nnx.Param)
     assert sum(leaf.size for leaf in jax.tree.leaves(parts)) == count
 
@@ -130,7 +128,7 @@ def test_the_stages_have_the_parameters_of_the_original(depth, count):
 def test_norms_batch_learns_statistics_frozen_keeps_them():
     x = 2 + jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
     for norm in ("batch", "frozen"):
-        pyramid = SMALL_PYRAMID | dict(norm=norm)
+        pyramid: dict[str, Any] = SMALL_PYRAMID | dict(norm=norm)
         model = FunctionalModel(lambda rngs, pyramid=pyramid: _Called(FeaturePyramid(rngs, **pyramid)))
         variables = jax.jit(model.init)(jax.random.key(0))
         _, stats = jax.jit(lambda v, model=model: model.apply(v, x, train=True))(variables)
