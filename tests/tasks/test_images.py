@@ -1,0 +1,86 @@
+"""Images that are judged one by one: true maps have all cells back, at whatever size the network sees them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from celltrack_jax import tasks
+from celltrack_jax.errors import InputError
+from celltrack_jax.tasks import images
+from configs.ctc import segment
+from tests.data import collections_on_disk as collection
+
+SHAPE = (90, 110)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = {
+        f"{kind[0]}{k}": (kind, collection.discs(SHAPE, radius, k))
+        for kind, radius in (("astro", 9.0), ("cort", 6.0))
+        for k in range(4)
+    }
+    return collection.write(tmp_path_factory.mktemp("collection"), made)
+
+
+def task_of(folder, diameter_px=0.0, **changes):
+    config = segment.get_config("tiny")
+    config.task = "images"
+    config.data.store = str(folder)
+    config.data.update({"categories": ("astro", "cort"), "diameter_px": diameter_px})
+    config.evaluation.update({"folds": 2, "fold": 0, "diameters": "known"} | changes)
+    return tasks.build(config)
+
+
+def judged(task, monkeypatch, change=lambda labels: labels):
+    """Scores what a network says that sees the discs by their brightness, and the shapes it was given."""
+    shapes = []
+
+    def forward(image):
+        shapes.append(image.shape[1:3])
+        labels, _ = ndimage.label(ndimage.gaussian_filter(np.asarray(image[0, ..., 0]), 1) > 0.5)
+        target = task.representation.target(jnp.asarray(change(labels), jnp.int32), jnp.ones(2))
+        return task.representation.perfect(target)[None]
+
+    monkeypatch.setattr(task, "predictor", lambda model, variables: forward)
+    return task.evaluate(None, None, lambda: False), shapes
+
+
+def test_the_true_map_has_every_cell_of_every_image(folder, monkeypatch):
+    scores, shapes = judged(task_of(folder), monkeypatch)
+    assert scores["images"] == 4
+    assert scores["AP50"] == scores["astro/AP50"] == scores["cort/AP50"] == 1
+    assert scores["mAP"] == scores["score"] > 0.6
+    assert set(shapes) == {(96, 128)}
+
+
+def test_a_cell_that_lacks_costs_its_image(folder, monkeypatch):
+    scores, _ = judged(task_of(folder), monkeypatch, lambda labels: np.where(labels == 1, 0, labels))
+    assert scores["AP50"] == pytest.approx(4 / 5)
+
+
+def test_images_are_judged_at_the_diameter_that_is_taught(folder, monkeypatch):
+    """Discs of 18 and 12 pixels at 24: the images grow by a third and to twice their size."""
+    scores, shapes = judged(task_of(folder, 24.0), monkeypatch)
+    assert scores["AP50"] == 1
+    assert set(shapes) == {(128, 192), (192, 256)}
+    # Cells of half the images are smaller than the median, 15.
+    _, shapes = judged(task_of(folder, 24.0, diameters="median"), monkeypatch)
+    assert set(shapes) == {(192, 192)}
+
+
+def test_a_stop_ends_the_evaluation(folder):
+    assert task_of(folder).evaluate(None, None, lambda: True) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "room"), [(1, 8), (8, 8), (9, 16), (17, 24), (25, 32), (520, 768), (33, 48)]
+)
+def test_rooms_are_multiples_of_which_there_are_two_to_a_doubling(size, room):
+    assert images._room(size, 8) == room
+
+
+def test_what_is_not_known_is_refused(folder):
+    with pytest.raises(InputError, match=r"evaluation\.diameters is 'guessed'"):
+        task_of(folder, diameters="guessed")
