@@ -96,7 +96,7 @@ class ImageTask(DenseTask):
             if stop():
                 return
             image = seen_by(self.inputs, sequence, t, window, contrast)[:, 0]
-            own = image.shape[1:]
+            own = (image.shape[1], image.shape[2])
             shown = self._shown(own, self._diameter(sequence, t))
             image = image if shown == own else resize.resize_on_host(image, shown)
             pads = [(0, _room(size, stride) - size) for size, stride in zip(shown, self.stride, strict=True)]
@@ -104,7 +104,7 @@ class ImageTask(DenseTask):
             output = forward(padded[None])
 
             def result(
-                output: Any = output, shown: tuple[int, ...] = shown, own: tuple[int, ...] = own
+                output: Any = output, shown: tuple[int, int] = shown, own: tuple[int, int] = own
             ) -> Any:
                 whole = np.asarray(output[0])[: shown[0], : shown[1]]
                 if shown == own:
@@ -113,7 +113,7 @@ class ImageTask(DenseTask):
 
             yield t, result
 
-    def _shown(self, size: tuple[int, ...], diameter_px: float) -> tuple[int, int]:
+    def _shown(self, size: tuple[int, int], diameter_px: float) -> tuple[int, int]:
         """Size of an image at which its cells have the diameter that crops are taught at."""
         wanted = self.config.data.diameter_px
         scale = wanted / diameter_px if wanted else 1.0
@@ -142,7 +142,7 @@ class ImageTask(DenseTask):
 
 
 def _room(size: int, stride: int) -> int:
-    """A multiple of the stride at least so large, of which there are two to each doubling: few programs for all images."""
+    """A multiple of the stride at least so large; there are two to a doubling, so that images share few programs."""
     units = -(-size // stride)
     whole = 1 << (units - 1).bit_length()
     return stride * (3 * whole // 4 if whole >= 4 and units <= 3 * whole // 4 else whole)

@@ -1,5 +1,7 @@
 """Images that are judged one by one: true maps have all cells back, at whatever size the network sees them."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,18 +35,24 @@ def task_of(folder, diameter_px=0.0, **changes):
     return tasks.build(config)
 
 
+def evaluate(task: Any, stopped: bool = False):
+    return task.evaluate(None, None, lambda: stopped)
+
+
 def judged(task, monkeypatch, change=lambda labels: labels):
     """Scores what a network says that sees the discs by their brightness, and the shapes it was given."""
     shapes = []
 
     def forward(image):
         shapes.append(image.shape[1:3])
-        labels, _ = ndimage.label(ndimage.gaussian_filter(np.asarray(image[0, ..., 0]), 1) > 0.5)
+        bright = ndimage.gaussian_filter(np.asarray(image[0, ..., 0]), 1) > 0.5
+        labels = np.zeros(bright.shape, np.int32)
+        ndimage.label(bright, output=labels)
         target = task.representation.target(jnp.asarray(change(labels), jnp.int32), jnp.ones(2))
         return task.representation.perfect(target)[None]
 
     monkeypatch.setattr(task, "predictor", lambda model, variables: forward)
-    return task.evaluate(None, None, lambda: False), shapes
+    return evaluate(task), shapes
 
 
 def test_the_true_map_has_every_cell_of_every_image(folder, monkeypatch):
@@ -71,7 +79,7 @@ def test_images_are_judged_at_the_diameter_that_is_taught(folder, monkeypatch):
 
 
 def test_a_stop_ends_the_evaluation(folder):
-    assert task_of(folder).evaluate(None, None, lambda: True) is None
+    assert evaluate(task_of(folder), stopped=True) is None
 
 
 @pytest.mark.parametrize(
