@@ -26,7 +26,7 @@ NORMS = ("group", "instance", "batch", "none")
 UPSAMPLES = ("transposed", "overlapping", "bilinear", "nearest")
 UP_CHANNELS = ("halve", "keep")
 _BATCH_MOMENTUM = 0.9
-"""Share of the running batch statistics that a training step keeps."""
+"""Share of the running batch statistics that a training step keeps, where a network says nothing else."""
 
 
 @jax.tree_util.register_dataclass
@@ -146,10 +146,13 @@ class Head(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """Normalisation, with a learned scale and offset if `affine`; "batch" keeps statistics in `nnx.BatchStat`."""
+    """Normalisation, with a learned scale and offset if `affine`.
 
-    def __init__(self, kind, channels, groups, affine):
-        self.batch, self.affine = kind == "batch", affine
+    "batch" has running statistics in `nnx.BatchStat`; a training step keeps `kept` of them.
+    """
+
+    def __init__(self, kind, channels, groups, affine, kept=_BATCH_MOMENTUM):
+        self.batch, self.affine, self.kept = kind == "batch", affine, kept
         self.groups = channels if kind == "instance" else math.gcd(groups, channels)
         if affine:
             self.scale = nnx.Param(jnp.ones(channels))
@@ -167,7 +170,7 @@ class Norm(nnx.Module):
             each = [normalisation.batch_statistics(part) for part in (first, *more)]
             mean, variance = (jnp.concatenate(parts) for parts in zip(*each, strict=True))
             for running, now in ((self.mean, mean), (self.variance, variance)):
-                running[...] = _BATCH_MOMENTUM * running[...] + (1 - _BATCH_MOMENTUM) * now
+                running[...] = self.kept * running[...] + (1 - self.kept) * now
         else:
             mean, variance = self.mean[...], self.variance[...]
         scale, offset = (self.scale[...], self.offset[...]) if self.affine else (1.0, 0.0)
