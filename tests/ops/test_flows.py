@@ -252,7 +252,7 @@ def plain_gathered(position, mask):
         grown = np.zeros(counts.shape, bool)
         grown[tuple(place)] = True
         for _ in range(5):
-            grown = np.asarray(ndimage.binary_dilation(grown, np.ones((3,) * axes)), bool) & (counts > 2)
+            grown = np.logical_and(ndimage.binary_dilation(grown, np.ones((3,) * axes)), counts > 2)
         owner[grown] = number
     return np.where(mask, owner[tuple(np.moveaxis(ends, -1, 0))], 0), len(seeds)
 

@@ -11,7 +11,7 @@ from celltrack_jax.inference import decode
 from celltrack_jax.representations import VectorRepresentation, flow
 from celltrack_jax.representations.flow import Flow
 from tests.representations.arms import FLOW, answer, cost, decoded, targets
-from tests.representations.cells import dense, seg_score, touching_cells
+from tests.representations.cells import branched, dense, ellipses, ious, seg_score, touching_cells
 
 ONES = np.ones(2, np.float32)
 
@@ -20,47 +20,6 @@ def make(**changes) -> Flow:
     made = representations.build("flow", **FLOW | changes)
     assert isinstance(made, Flow)
     return made
-
-
-def ious(truth, result):
-    """Best IoU of each true cell."""
-    joint = np.zeros((truth.max() + 1, result.max() + 1), np.int64)
-    np.add.at(joint, (truth.reshape(-1), result.reshape(-1)), 1)
-    union = joint.sum(1)[:, None] + joint.sum(0) - joint
-    return (joint / np.maximum(union, 1))[1:, 1:].max(1, initial=0)
-
-
-def discs(shape, radii, seed):
-    """Ellipses on a jittered grid, some of which touch."""
-    rng = np.random.default_rng(seed)
-    labels = np.zeros(shape, np.int32)
-    pitch = 2.1 * max(radii)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    for cy in np.arange(pitch / 2, shape[0], pitch):
-        for cx in np.arange(pitch / 2, shape[1], pitch):
-            a, b = rng.uniform(radii[0], radii[1], 2)
-            turn = rng.uniform(0, np.pi)
-            u, v = y - cy - rng.uniform(-2, 2), x - cx - rng.uniform(-2, 2)
-            u, v = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
-            labels[((u / a) ** 2 + (v / b) ** 2 < 1) & (labels == 0)] = labels.max() + 1
-    return labels
-
-
-def branched(size=96, count=3, seed=0):
-    """Cells with a body of radius 5 and five arms of up to 30 pixels, as astrocytes: they do not overlap."""
-    rng = np.random.default_rng(seed)
-    labels = np.zeros((size, size), np.int32)
-    y, x = np.mgrid[:size, :size]
-    for label in range(1, count + 1):
-        cy, cx = rng.uniform(30, size - 30, 2)
-        cell = np.hypot(y - cy, x - cx) < 5
-        for angle in rng.uniform(0, 2 * np.pi, 5):
-            length = np.arange(0, rng.uniform(15, 30), 0.5)
-            turned = angle + np.cumsum(rng.normal(0, 0.05, len(length)))
-            for dy, dx in zip(length * np.sin(turned), length * np.cos(turned), strict=True):
-                cell |= np.hypot(y - cy - dy, x - cx - dx) < 1.6
-        labels[cell & (labels == 0)] = label
-    return dense(labels)
 
 
 def test_it_has_the_published_loss():
@@ -77,7 +36,7 @@ def test_it_has_the_published_loss():
 
 
 def test_at_least_99_of_100_discs_are_recovered_from_their_flows():
-    labels = discs((200, 200), (4.5, 8), seed=0)
+    labels = ellipses((200, 200), (4.5, 8), seed=0)
     assert labels.max() > 120
     found = ious(labels, decoded(make(max_cells=256), labels, ONES))
     assert (found > 0.9).mean() >= 0.99
@@ -93,13 +52,13 @@ def test_balls_are_recovered_in_3d():
 
 def test_branched_cells_are_recovered_less_well():
     """Flows go along the arms, and where these are thin some pixels stop on their way: a known weakness."""
-    labels = branched()
+    labels = branched(96, 3, seed=0)
     found = ious(labels, decoded(make(flow_threshold=0.0), labels, ONES))
     assert 0.5 < found.mean() < 0.999
 
 
 def test_cells_whose_flows_are_not_those_of_their_shape_are_dropped():
-    labels = discs((96, 96), (8, 12), seed=1)
+    labels = ellipses((96, 96), (8, 12), seed=1)
     raw = answer(make(), labels, ONES)
     wrong = labels == 5
     raw[wrong, :2] = 5 * np.array([0.6, 0.8])
@@ -136,7 +95,7 @@ def test_holes_are_filled():
 
 
 def test_more_cells_than_room_are_read_with_more_room():
-    labels = discs((96, 96), (6, 8), seed=2)
+    labels = ellipses((96, 96), (6, 8), seed=2)
     representation = make()
     raw = answer(representation, labels, ONES)
     np.testing.assert_array_equal(
@@ -146,7 +105,7 @@ def test_more_cells_than_room_are_read_with_more_room():
 
 
 def test_a_lower_threshold_takes_more_pixels():
-    labels = discs((96, 96), (8, 12), seed=3)
+    labels = ellipses((96, 96), (8, 12), seed=3)
     raw = answer(make(), labels, ONES)
     raw[..., 2] = np.where(raw[..., 2] > 0, -0.5, -10)
     assert not make().decode(raw, ONES).any()
@@ -155,7 +114,7 @@ def test_a_lower_threshold_takes_more_pixels():
 
 def test_decoding_compiles_once_for_all_numbers_of_cells():
     representation = make()
-    maps = [discs((96, 96), radii, seed=4) for radii in ((7, 9), (10, 14), (16, 20))]
+    maps = [ellipses((96, 96), radii, seed=4) for radii in ((7, 9), (10, 14), (16, 20))]
     programs = (flow._follow, flow._gathered, flow._errors)
     sizes = []
     for labels in maps:
