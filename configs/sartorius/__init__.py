@@ -1,0 +1,1 @@
+"""Kaggle Sartorius: instances of neuronal cells (shared/specs/sartorius.md)."""
