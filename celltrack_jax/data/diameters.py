@@ -1,6 +1,6 @@
 """Diameters of cells, by which images are brought to one scale. numpy only.
 
-The diameter of a frame is the median of its cells' sqrt(area) / (sqrt(pi) / 2), in pixels (specs/sartorius.md, 3.4).
+The diameter of a frame is the median of its cells' sqrt(area) / (sqrt(pi) / 2), in pixels (docs/originals.md, 3.4).
 """
 
 import math

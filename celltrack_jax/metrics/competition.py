@@ -3,7 +3,7 @@
     score(image, t) = TP / (TP + FP + FN)        mAP = mean over t = .50, .55, ... .95, then over images
 
 TP are cells of the result whose IoU with a cell of the truth is greater than t (masks do not overlap, so that from .5
-on partners are unique), FP the others, FN the cells of the truth that none of these meets (specs/sartorius.md, 3.2).
+on partners are unique), FP the others, FN the cells of the truth that none of these meets (docs/originals.md, 3.2).
 Labels may have gaps. An image without cells in which none is found has no score and is left out of means; one in which
 cells are found but there are none, or the reverse, has 0. A mean over no image is None.
 

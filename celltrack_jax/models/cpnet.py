@@ -1,6 +1,6 @@
 """Cellpose's network, versions 1 to 3: a residual U-Net whose way up knows the image's style (Stringer et al. 2021).
 
-shared/specs/sartorius.md, 3.4. Shapes: B batch, *S spatial axes (y, x) or (z, y, x), *K kernel, *P pool, C channels, F
+docs/originals.md, 3.4. Shapes: B batch, *S spatial axes (y, x) or (z, y, x), *K kernel, *P pool, C channels, F
 features of the style; channels last. Levels count from the finest, 0.
 """
 

@@ -1,6 +1,6 @@
 """Which boxes learn what: matching with true boxes, and random samples of a static size.
 
-Ren et al. 2015, Faster R-CNN; the rules are those of shared/specs/sartorius.md, 3.3 and 3.6. Shapes: N boxes, K true
+Ren et al. 2015, Faster R-CNN; the rules are those of docs/originals.md, 3.3 and 3.6. Shapes: N boxes, K true
 boxes, of which rows without area are padding, S samples.
 """
 

@@ -1,6 +1,6 @@
 """Diameters of cells, and their regression on what a network sees: Cellpose's size model (Stringer et al. 2021).
 
-shared/specs/sartorius.md, 3.4. On the host, numpy. Shapes: N images, F features of a style.
+docs/originals.md, 3.4. On the host, numpy. Shapes: N images, F features of a style.
 """
 
 import math

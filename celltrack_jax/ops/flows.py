@@ -1,6 +1,6 @@
 """Flows: heat that spreads from the centre of each cell says for every pixel of the cell which way the centre lies.
 
-Stringer et al., Nature Methods 2021 (Cellpose); shared/specs/sartorius.md, 3.4. A cell's flows are those of the cell
+Stringer et al., Nature Methods 2021 (Cellpose); docs/originals.md, 3.4. A cell's flows are those of the cell
 alone: pixels of other labels have no heat for it, be they background, unknown or a neighbour.
 
 Shapes: S spatial axes (Y, X) or (Z, Y, X), D of them; K cells; P pixels of a chunk. Lengths are pixels.

@@ -24,7 +24,7 @@ def build(**kwargs) -> "Flow":
 
 @dataclass(frozen=True)
 class Flow:
-    """Flows and cell; shared/specs/sartorius.md, 3.4, has the published constants."""
+    """Flows and cell; docs/originals.md, 3.4, has the published constants."""
 
     axes: int
     """D."""

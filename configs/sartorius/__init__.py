@@ -1,1 +1,1 @@
-"""Kaggle Sartorius: instances of neuronal cells (shared/specs/sartorius.md)."""
+"""Kaggle Sartorius: instances of neuronal cells (docs/originals.md, 3)."""

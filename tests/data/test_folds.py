@@ -46,7 +46,7 @@ def test_folds_are_equal_parts_of_each_category(drawn, count):
 
 
 def test_folds_of_the_competition():
-    """320, 155 and 131 images in five folds: 64, 31 and 26 or 27 (specs/sartorius.md, 3.1), in no order."""
+    """320, 155 and 131 images in five folds: 64, 31 and 26 or 27 (docs/originals.md, 3.1), in no order."""
     counts = {"astro": 131, "cort": 320, "shsy5y": 155}
     sequences = [sequence(name, name, ["full"] * count) for name, count in counts.items()]
     dealt = [folds.deal(sequences, 5, fold) for fold in range(5)]
