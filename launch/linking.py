@@ -23,7 +23,9 @@ LINKER = flags.DEFINE_string(
     "hungarian; nearest: the same without divisions and gaps; steps: from where the segmenter expects each cell to go; "
     "or work folder of a launch.train run that links",
 )
-IMAGES = flags.DEFINE_string("images", None, "folder of t*.tif, or an OME-Zarr image")
+IMAGES = flags.DEFINE_string(
+    "images", None, "folder of t*.tif, of a folder of HDF5 volumes per channel, or an OME-Zarr image"
+)
 OUTPUT = flags.DEFINE_string(
     "output", None, "result folder (01_RES): masks, res_track.txt, tracks.geff, tracks.csv"
 )

@@ -48,6 +48,10 @@ def main(argv: Sequence[str]) -> None:
     crop = None if _CROP.value is None else _window(_CROP.value)
     found = found if crop is None else [sources.cropped(source, crop) for source in found]
     spacing = None if sizes is None else _spacing_zyx(sizes, found)
+    if spacing is None and _FORMAT.value == "kinetochores":
+        print(
+            "note: HDF5 volumes do not say how large a voxel is, and these configs count in µm: give --spacing=z,y,x"
+        )
     for text in (text for source in found for text in source.notes):
         _note(text)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

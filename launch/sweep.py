@@ -5,7 +5,7 @@
 
 The arms are what `sweep(add)` of the config file adds, the first is the baseline; --config.key=value changes all of
 them. Each arm and seed is a run of launch.train in <workdir>/runs/<arm>/seed<k>, one after another, --jobs at a time, or
-as a SLURM job array. The same command starts again what failed or is missing, and continues what was stopped.
+as a SLURM job array; --arms=focal,dice runs some of them now. The same command starts again what failed or is missing, and continues what was stopped.
 <workdir>/manifest.json says what became of each run, sweep.csv and report.html compare the arms. The exit status is 1
 when a run failed: the others go on.
 """
@@ -37,6 +37,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep")
 _SEEDS = flags.DEFINE_list("seeds", None, "seeds of every arm, 0,1,2; default: the one in its config")
+_ARMS = flags.DEFINE_list("arms", None, "run these alone, by name; default: all")
 _JOBS = flags.DEFINE_integer(
     "jobs", 0, "how many runs at a time; 0: one here, no limit on SLURM", lower_bound=0
 )
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     sweep_arms.check(arms, Path(path))
     workdir = Path(_WORKDIR.value).absolute()
     with files.locked(workdir, "launch.sweep"), local.told_to_stop() as stop:
-        manifest = manifests.plan(workdir, arms, seeds)
+        manifest = manifests.plan(workdir, arms, seeds, _ARMS.value or ())
         _refuse_jobs_elsewhere(manifest, slurm)
         for arm in arms:
             for run in [
@@ -85,7 +86,7 @@ class _Watch:
         columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, disable=not sys.stdout.isatty())
         self.task = self.bar.add_task("runs", total=len(self.todo))
-        done = len(manifest.runs) - len(self.todo)
+        done = sum(run.status == manifests.DONE for run in manifest.runs.values())
         if done:
             print(f"{done} of {len(manifest.runs)} runs are done already", flush=True)
 

@@ -48,13 +48,13 @@ def main(_: Sequence[str]) -> int:
         images = movie.path
         masks = masks._replace(spacing_um=movie.spacing_um, spacing_known=movie.spacing_known)
         masks = masks._replace(image=movies.images_of_masks(movie, masks.frames, shape))
-    planes = shape[0] if len(shape) == 3 else 1
-    spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
-    masks = masks._replace(spacing_um=spacing, spacing_known=known)
-    if PAIRED.value and not known:
+    if PAIRED.value and linking.SPACING.value is None and not masks.spacing_known:
         raise InputError(
             f"--sisters pairs by distances in µm, and {images or folder} has no voxel size: give --spacing"
         )
+    planes = shape[0] if len(shape) == 3 else 1
+    spacing, known = linking.spacing(masks.spacing_um, masks.spacing_known, planes, images or folder)
+    masks = masks._replace(spacing_um=spacing, spacing_known=known)
     linker = linking.linker(links.HUNGARIAN, "launch.track")
     model = KINETOCHORES if PAIRED.value else None
     lineage = track.track_movie(masks, linker, linking.drawing(), output, images, linking.watch, model)

@@ -253,10 +253,10 @@ def _refuse_twins(
 
 
 def _left_out(path: Path, shape: tuple[int, ...], frame: np.ndarray, label: np.ndarray) -> str:
-    names = [f"{tag(name)} at {t}" for t, name in zip(frame.tolist(), label.tolist(), strict=True)]
+    names = [f"{tag(name)} (time point {t})" for t, name in zip(frame.tolist(), label.tolist(), strict=True)]
     return (
-        f"{path}: {len(names)} kinetochores lie outside of the volume of {' x '.join(map(str, shape))} (z, y, x); left "
-        f"out: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        f"{path}: points outside of the volume of {' x '.join(map(str, shape))} (z, y, x) are left out, {len(names)} in "
+        f"all: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}; positions are voxels: correct them"
     )
 
 
@@ -272,4 +272,4 @@ def _single(path: Path, frame: np.ndarray, label: np.ndarray) -> list[str]:
         return []
     names = [f"{tag(name)} ({count} time points)" for name, count in sorted(alone.items())]
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return [f"{path}: sisters that miss where the other one is there: {shown}"]
+    return [f"{path}: kinetochores whose sister has a row of the time point, and they have none: {shown}"]

@@ -2,7 +2,8 @@
 
     python -m launch.train --config=configs/kinetochores/instances.py:sd_96 --workdir=runs/star \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
-    python -m launch.sweep --config=configs/kinetochores/instances.py --workdir=runs/instances ...
+    python -m launch.sweep --config=configs/kinetochores/instances.py --workdir=runs/instances \
+        --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
 
 Data as of `points.py`; each is `points.py:modern` with another representation, and learns from the same points.
 

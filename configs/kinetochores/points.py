@@ -9,11 +9,13 @@
         --output=05_RES
     python -m launch.evaluate --truth=kin/test/zygote5/centres.csv --result=05_RES --spacing=0.3,0.13,0.13 \
         --matches=matches                    # measures in µm; volumes and a table of what was matched
-    python -m launch.sweep    --config=configs/kinetochores/points.py --workdir=runs/losses ...
+    python -m launch.sweep    --config=configs/kinetochores/points.py --workdir=runs/losses \
+        --config.data.store=stores/kin --config.evaluation.store=stores/kin_test    # --arms=focal,dice: these alone
 
 A movie is a folder per channel of HDF5 volumes (`EGFP/t000.h5`, data set `exported_data`, Z Y X and 1), and `centres.csv`
 with columns Tags (`<movie>.Kinetochore.Pair3_1`), Time Point and Center of Mass (Intensities), X, Y, Z (px).
-`launch.prepare --crop` takes a part of it; a store of EGFP alone is trained on with --config.data.channels=1.
+`launch.prepare --crop` takes a part of it; a store of EGFP alone is trained on with --config.data.channels=1. The result
+has `sisters.csv`, the pairs of tracks; `launch.track --sisters` pairs tracks of other masks.
 
 An argument is words joined by "_", in any order; what is not said is u3d, c1, vox and dice. The sections are those of
 docs/originals.md; `original`, here and in names of measures, is the published detector that it describes.
@@ -31,8 +33,9 @@ docs/originals.md; `original`, here and in names of measures, is the published d
 | reg, regtrunc, regvec | distance maps as published; truncated, in µm; and the way to the point | 2.7 |
 | mh | a segmentation and a distance map from two heads | 2.3 d |
 | published | of tdice, tdist and mh: with the sign as published | 2.4 |
-| small, tiny | a sixteenth of the work per step, 400 steps; what the tests train | |
+| small | a sixteenth of the work per step, 400 steps | |
 | long | with small: one crop per step and learning rate as in the original, 10,000 steps | |
+| tiny | what the tests train: 20 steps of 8x32x32, which find nothing | |
 
 Measured on two unseen synthetic movies, 12 volumes, two busy cores: `modern`, 600 steps in 14 min, F1 .982 within 0.5 µm,
 median error .08 µm; `aniso_gd51_small`, 400 steps in 3 min, .982 and .06; all of its sweep are in docs/results.md. The

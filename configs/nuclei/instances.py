@@ -4,7 +4,8 @@
     python -m launch.prepare  --source=nuclei --sequences=01 --store=stores/nuclei --spacing=1,0.5,0.5
     python -m launch.train    --config=configs/nuclei/instances.py:star --workdir=runs/star \
         --config.data.store=stores/nuclei
-    python -m launch.sweep    --config=configs/nuclei/instances.py:star --workdir=runs/heads ...
+    python -m launch.sweep    --config=configs/nuclei/instances.py:star --workdir=runs/heads \
+        --config.data.store=stores/nuclei
 
 | argument | what |
 |---|---|

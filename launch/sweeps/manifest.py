@@ -61,9 +61,10 @@ class Run:
 class Manifest:
     """The runs of a sweep, by name and in order: arm by arm, seed by seed."""
 
-    def __init__(self, workdir: Path, runs: Sequence[Run]):
-        """Takes the runs; nothing is written."""
+    def __init__(self, workdir: Path, runs: Sequence[Run], chosen: Collection[str] = ()):
+        """Takes the runs, and the arms that this call runs, () for all; nothing is written."""
         self.workdir, self.runs = workdir, {run.name: run for run in runs}
+        self.chosen = set(chosen) or {run.arm for run in runs}
 
     def save(self) -> None:
         """Writes the file.
@@ -81,20 +82,27 @@ class Manifest:
 
     def unfinished(self) -> list[Run]:
         """Returns the runs that a call has to start, or to follow."""
-        return [run for run in self.runs.values() if run.status != DONE]
+        return [run for run in self.runs.values() if run.status != DONE and run.arm in self.chosen]
 
 
-def plan(workdir: Path, wanted: Sequence[Arm], seeds: Sequence[int] | None) -> Manifest:
+def plan(
+    workdir: Path, wanted: Sequence[Arm], seeds: Sequence[int] | None, chosen: Collection[str] = ()
+) -> Manifest:
     """Lists the runs of a sweep, with what is known of them.
 
     Args:
       workdir: of the sweep.
       wanted: its arms.
       seeds: of every arm; None for the one in each arm's config.
+      chosen: names of the arms that this call runs; () for all.
 
     Raises:
-      InputError: a run is done that had other settings; the manifest cannot be read.
+      InputError: there is no such arm; a run is done that had other settings; the manifest cannot be read.
     """
+    unknown = sorted(set(chosen) - {arm.name for arm in wanted})
+    if unknown:
+        names = ", ".join(arm.name for arm in wanted)
+        raise InputError(f"the sweep has no arm {unknown[0]!r}: give some of {names} as --arms")
     known = _read(workdir)
     runs = []
     for arm in wanted:
@@ -110,7 +118,7 @@ def plan(workdir: Path, wanted: Sequence[Arm], seeds: Sequence[int] | None) -> M
             if run.status == DONE:
                 _refuse_changed(arm, seed, config)
             runs.append(run)
-    return Manifest(workdir, runs)
+    return Manifest(workdir, runs, chosen)
 
 
 def _refuse_changed(arm: Arm, seed: int, path: Path) -> None:

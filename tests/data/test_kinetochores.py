@@ -81,8 +81,8 @@ def test_a_movie_is_read_as_it_was_written(folder, tmp_path):
 
 def test_a_sister_that_misses_is_named(folder):
     assert opened(folder).notes == (
-        f"{folder}/zygote1/centres.csv: sisters that miss where the other one is there: Pair1_2 (1 time points), "
-        "Pair2_2 (2 time points)",
+        f"{folder}/zygote1/centres.csv: kinetochores whose sister has a row of the time point, and they have none: "
+        "Pair1_2 (1 time points), Pair2_2 (2 time points)",
     )
 
 
@@ -115,8 +115,8 @@ def test_a_point_outside_is_left_out_and_named(folder):
     source = opened(folder)
     assert len(points_of(source, 1).label) == 2
     assert (
-        "1 kinetochores lie outside of the volume of 6 x 9 x 8 (z, y, x); left out: Pair7_1 at 1"
-        in source.notes[0]
+        "points outside of the volume of 6 x 9 x 8 (z, y, x) are left out, 1 in all: Pair7_1 (time point 1); positions are "
+        "voxels: correct them" in source.notes[0]
     )
 
 

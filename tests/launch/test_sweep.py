@@ -191,6 +191,11 @@ def test_a_plan_knows_what_is_done_and_what_was_interrupted(tmp_path):
         "a/seed0": "done", "a/seed1": "stopped", "b/seed0": "stopped", "b/seed1": "missing",
     }  # fmt: skip
     assert [run.name for run in again.unfinished()] == ["a/seed1", "b/seed0", "b/seed1"]
+    some = manifest.plan(tmp_path, found, [0, 1], ["b"])
+    assert [run.name for run in some.unfinished()] == ["b/seed0", "b/seed1"]
+    assert list(some.runs) == list(again.runs)
+    with pytest.raises(InputError, match="no arm 'c': give some of a, b as --arms"):
+        manifest.plan(tmp_path, found, [0], ["c"])
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"cannot read .*manifest\.json"):
         manifest.plan(tmp_path, found, [0])
