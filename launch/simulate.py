@@ -4,12 +4,16 @@
     python -m launch.simulate --kind=bursts --output=<folder> ...
     python -m launch.simulate --kind=bright_field --output=<folder> --frames=1376 --shape=1036,1070
     python -m launch.simulate --kind=kinetochores --output=<folder> [--label_noise=0.02]
+    python -m launch.simulate --kind=sartorius --output=<folder> [--frames=..] [--sequences=..] [--shape=520,704]
+    python -m launch.simulate --kind=livecell --output=<folder> ...
 
 `nuclei` is a CTC data set (01, 01_GT, ...) with masks, `nuclei3d` one of stacks with voxels of 1 x 0.5 x 0.5 µm; `bursts`
 are <folder>/train and <folder>/test with boxes alone, where a third of the sequences, or one of two, is the test split;
 `bright_field` is a CTC data set of muscle stem cells, by default a quarter of the size of BF-C2DL-MuSC's frames, which
 has gold outlines in few frames and silver ones in all; `kinetochores` are 3D movies of two channels in HDF5 with centres
-of mass in a table, split as bursts. All are read by launch.prepare.
+of mass in a table, split as bursts. `sartorius` and `livecell` are single images of cell types in phase contrast, in the
+files of these data sets; a sequence is a type, of 3 and 8, a frame an image of it, and there are half as many more images
+without annotation of each type of Sartorius. All are read by launch.prepare.
 """
 
 import time
@@ -22,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from celltrack_jax.data import synthetic
-from celltrack_jax.data.synthetic import bright_field, bursts, kinetochores
+from celltrack_jax.data.synthetic import bright_field, bursts, cultures, kinetochores
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from launch import cli
@@ -78,6 +82,25 @@ def _bright_field(folder: Path, sequences: int, frames: int, seed: int) -> None:
     bright_field.write_bright_field(folder, sequences=sequences, frames=frames, shape=shape, seed=seed)
 
 
+def _sartorius(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    _refuse_more(sequences, list(cultures.SARTORIUS))
+    shape = _shape(_SHAPE.value or ["520", "704"])
+    cultures.write_sartorius(folder, types=sequences, images=frames, shape=shape, seed=seed)
+
+
+def _livecell(folder: Path, sequences: int, frames: int, seed: int) -> None:
+    _refuse_more(sequences, list(cultures.LIVECELL))
+    shape = _shape(_SHAPE.value or ["520", "704"])
+    cultures.write_livecell(folder, types=sequences, images=frames, shape=shape, seed=seed)
+
+
+def _refuse_more(sequences: int, types: list[str]) -> None:
+    if sequences > len(types):
+        raise flags.ValidationError(
+            f"--sequences={sequences}: there are {len(types)} cell types, {', '.join(types)}"
+        )
+
+
 def _shape(sizes: Sequence[str]) -> tuple[int, int]:
     if len(sizes) != 2 or not all(size.isdecimal() and int(size) > 95 for size in sizes):
         raise flags.ValidationError(f"--shape={','.join(sizes)}: give Y,X in pixels, each at least 96")
@@ -90,6 +113,8 @@ KINDS = {
     "bursts": Kind(6, 20, _bursts),
     "bright_field": Kind(2, 60, _bright_field),
     "kinetochores": Kind(6, 18, _kinetochores),
+    "sartorius": Kind(3, 20, _sartorius),
+    "livecell": Kind(8, 20, _livecell),
 }
 
 _KIND = flags.DEFINE_enum("kind", None, list(KINDS), "what is simulated", required=True)
@@ -104,7 +129,9 @@ _LABEL_NOISE = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=0.5,
 )
-_SHAPE = flags.DEFINE_list("shape", None, "Y,X of bright_field in pixels; default: 520,540")
+_SHAPE = flags.DEFINE_list(
+    "shape", None, "Y,X of single images and of bright_field in pixels; default: the kind's"
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -114,8 +141,8 @@ def main(argv: Sequence[str]) -> None:
     if _LABEL_NOISE.value and kind.write is not _kinetochores:
         raise flags.ValidationError("--label_noise goes with --kind=kinetochores")
     if _SHAPE.value:
-        if kind.write is not _bright_field:
-            raise flags.ValidationError("--shape goes with --kind=bright_field")
+        if kind.write not in (_bright_field, _sartorius, _livecell):
+            raise flags.ValidationError("--shape goes with --kind=bright_field, sartorius or livecell")
         _shape(_SHAPE.value)
     sequences, frames = _SEQUENCES.value or kind.sequences, _FRAMES.value or kind.frames
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -22,6 +22,7 @@ def launch(*flags: str) -> subprocess.CompletedProcess:
         ("nuclei", "ctc", {".": 3}, []),
         ("bursts", "bursts", {"train": 2, "test": 1}, []),
         ("bright_field", "ctc", {".": 3}, ["--shape=96,100"]),
+        ("livecell", "livecell", {".": 3}, ["--shape=96,100"]),
     ],
 )
 def test_what_is_simulated_can_be_prepared(kind, layout, splits, more, tmp_path):
@@ -51,6 +52,7 @@ def test_other_files_stay(tmp_path):
         ["--kind=nuclei", "--shape=90,90"],
         ["--kind=bright_field", "--shape=90"],
         ["--kind=bright_field", "--shape=90,8"],
+        ["--kind=sartorius", "--sequences=4"],
         [],
     ],
 )
