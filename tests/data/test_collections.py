@@ -260,3 +260,16 @@ def test_the_other_layout_is_named(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "holds no images in the layout 'livecell': check --source" in refused(empty, "livecell")
+
+
+def test_images_of_16_bits_and_grey_colours_are_taken_and_others_refused(tmp_path):
+    folder = write_sartorius(tmp_path / "set", [row("a", "cort")])
+    path, grey = folder / "train" / "a.png", datasets.image(SHAPE, 0, np.uint8)
+    (source,) = opened(folder, "sartorius").values()
+    write_png(path, grey.astype(np.uint16) * 200)
+    assert source.read(0).image.dtype == np.uint16
+    write_png(path, np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(source.read(0).image[0, 0], grey)
+    write_png(path, np.stack([grey, grey, grey // 2], -1))
+    with pytest.raises(InputError, match=r"a\.png \(frame 0\) has colours: .*convert it to grey values"):
+        source.read(0)

@@ -154,7 +154,9 @@ def _body(centre: np.ndarray, radius: float, outline: np.ndarray, shape: tuple[i
         for part, at in zip(window, centre, strict=True)
     )
     angle = np.arctan2(y[:, None], x) * np.float32(_ANGLES / (2 * np.pi))
-    limit = (radius * outline).astype(np.float32)[np.rint(angle).astype(int) % _ANGLES]
+    before = np.floor(angle).astype(int)
+    part, limit = angle - before, (radius * outline).astype(np.float32)
+    limit = (1 - part) * limit[before % _ANGLES] + part * limit[(before + 1) % _ANGLES]
     return _Body(window, np.hypot(y[:, None], x) / limit)
 
 
