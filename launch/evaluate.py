@@ -50,8 +50,8 @@ RADIUS = flags.DEFINE_float(
 MATCHES = flags.DEFINE_string(
     "matches",
     None,
-    "with a table: folder for images (1 found, 2 missed, 3 false) and a table of the cells found, missed and false: places "
-    "in voxels, distances in the unit of the radius",
+    "with a table: folder for images (1 found, 2 missed, 3 false) and a table of the cells found, missed and false: "
+    "places in voxels, distances in the unit of the radius",
 )
 RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
 SEG_SLICES = flags.DEFINE_enum(

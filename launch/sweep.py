@@ -5,7 +5,8 @@
 
 The arms are what `sweep(add)` of the config file adds, the first is the baseline; --config.key=value changes all of
 them. Each arm and seed is a run of launch.train in <workdir>/runs/<arm>/seed<k>, one after another, --jobs at a time, or
-as a SLURM job array; --arms=focal,dice runs some of them now. The same command starts again what failed or is missing, and continues what was stopped.
+as a SLURM job array; --arms=focal,dice runs some of them now. The same command starts again what failed or is missing,
+and continues what was stopped.
 <workdir>/manifest.json says what became of each run, sweep.csv and report.html compare the arms. The exit status is 1
 when a run failed: the others go on.
 """

@@ -1,7 +1,7 @@
 """What became of a sweep's runs: <workdir>/manifest.json, written whole at every change."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
