@@ -16,6 +16,8 @@ Cells are brought to a diameter of 30 pixels by that of their image. What is pub
 input channel, which is empty in grey images, and images with fewer than 5 cells, which were left out.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.ctc import segment
@@ -27,7 +29,7 @@ _CATEGORIES = ("astro", "cort", "shsy5y")
 def get_config(arg: str = "v3") -> ConfigDict:
     if arg not in ARGUMENTS:
         raise ValueError(f"configs/sartorius/cellpose.py knows {', '.join(ARGUMENTS)}, not {arg!r}")
-    config = segment.get_config("dsb")
+    config: Any = segment.get_config("dsb")
     config.task = "images"
     config.data.update(_data())
     for name in config.augment:

@@ -115,8 +115,8 @@ def test_a_point_outside_is_left_out_and_named(folder):
     source = opened(folder)
     assert len(points_of(source, 1).label) == 2
     assert (
-        "points outside of the volume of 6 x 9 x 8 (z, y, x) are left out, 1 in all: Pair7_1 (time point 1); positions are "
-        "voxels: correct them" in source.notes[0]
+        "outside of the volume of 6 x 9 x 8 (z, y, x) are left out, 1 in all: Pair7_1 (time point 1); "
+        in (source.notes[0])
     )
 
 
