@@ -233,6 +233,16 @@ def test_points_of_a_batch_are_as_alone(monkeypatch):
         np.testing.assert_allclose(jax.jit(follow)(flow[k], mask[k]), together[k], atol=1e-5)
 
 
+def test_points_that_rest_are_where_all_steps_lead(monkeypatch):
+    """To and fro, too: an odd number of steps shows it."""
+    labels = MAPS["2d"]
+    ends = []
+    for rests in (flows._RESTS, (None,)):
+        monkeypatch.setattr(flows, "_RESTS", rests)
+        ends.append(jax.jit(functools.partial(flows.follow, steps=201))(target(labels), labels > 0))
+    np.testing.assert_allclose(ends[0], ends[1], atol=0.08)
+
+
 def plain_gathered(position, mask):
     """Counts, seeds and growth pixel by pixel; the surest seeds come last and overwrite."""
     rim = 5
