@@ -1,0 +1,247 @@
+"""Mask R-CNN: crops of frames -> boxes, classes and masks of cells, judged as one label map on whole held-out frames.
+
+What is learned and found in one image is in `regions` and `detections`; this is the training step over a batch, and the
+evaluation. Shapes: B batch, S = Y, X a crop, R the read size (S plus margins), C channels.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from celltrack_jax import models
+from celltrack_jax.config import Config, from_mapping
+from celltrack_jax.data import augment
+from celltrack_jax.errors import InputError
+from celltrack_jax.metrics import instances
+from celltrack_jax.metrics.overlap import Overlap, overlap
+from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.models.mask_rcnn import BoxRegions, MaskRegions
+from celltrack_jax.tasks import detections, regions
+from celltrack_jax.tasks.detections import Detections, Found, Reading
+from celltrack_jax.tasks.frames import normalised
+from celltrack_jax.tasks.outlines import OutlineData
+
+ONE_CLASS = ("cell",)
+"""The classes where a config names no categories."""
+_ANCHORS, _REGIONS = 0x616E6368, 0x72656769
+"""Set the keys of both samples apart from those of augmentation."""
+
+
+def build(config: Config) -> "MaskRCNNTask":
+    """Makes the task from a config."""
+    return MaskRCNNTask(config)
+
+
+class MaskRCNNTask(OutlineData):
+    """Learns instances from crops; the Task protocol of `celltrack_jax.tasks`."""
+
+    def __init__(self, config: Config):
+        """Takes the experiment's config; opens no data.
+
+        Args:
+          config: reads seed, data, augment, model, proposals, regions, detection, loss, evaluation, inference.
+
+        Raises:
+          InputError: parts of it do not go together.
+        """
+        super().__init__(config)
+        if self.ndim != 2:
+            raise InputError(f"data.crop {self.crop} has {self.ndim} axes: Mask R-CNN sees images, give two")
+        if config.mesh.space > 1:
+            raise InputError(
+                f"mesh.space={config.mesh.space} splits single samples, whose boxes are compared with each other: set "
+                "--config.mesh.space=1"
+            )
+        self.categories = tuple(config.data.categories) or ONE_CLASS
+        self.proposing = from_mapping(regions.Proposing, config.proposals.to_dict(), "proposals")
+        self.sampling = from_mapping(regions.Sampling, config.regions.to_dict(), "regions")
+        detection = config.detection.to_dict()
+        self.reading = detections.reading_of(detection.pop("per_class"), self.categories)
+        self.detecting = from_mapping(detections.Detecting, detection, "detection")
+        network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
+        self.stride, self.strides = network.stride, network.strides
+        if len(self.proposing.sizes) != len(self.strides):
+            raise InputError(
+                f"proposals.sizes has {len(self.proposing.sizes)} levels: give {len(self.strides)}, of the strides "
+                f"{self.strides}"
+            )
+        for name, size in (
+            ("data.crop", self.crop),
+            ("inference.multiple", (config.inference.multiple,) * 2),
+        ):
+            if any(length % stride for length, stride in zip(size, self.stride, strict=True)):
+                raise InputError(f"{name} {size} is not a multiple of the model's stride {self.stride}")
+        self.anchors = functools.lru_cache(maxsize=16)(
+            lambda size: regions.make_anchors(size, self.strides, self.proposing)
+        )
+        self._detect = jax.jit(self._detected, static_argnums=0)
+        self._paint = jax.jit(detections.paint, static_argnums=2)
+
+    def model(self, rngs: nnx.Rngs) -> Any:
+        """Returns the network, `models.mask_rcnn.MaskRCNN`."""
+        settings = self.config.model.to_dict()
+        sizes = {"classes": len(self.categories), "anchors": self.proposing.per_place}
+        return models.build(settings.pop("name"), rngs, in_channels=len(self.inputs), **sizes, **settings)
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and dtypes of the global batch."""
+        spec = super().batch_spec()
+        if self.config.data.categories:
+            spec["category"] = jax.ShapeDtypeStruct((self.config.data.batch_size,), jnp.int32)
+        return spec
+
+    def loss(
+        self,
+        apply: Callable[..., tuple[Any, Any]],
+        batch: dict[str, jax.Array],
+        keys: jax.Array,
+        step: jax.Array,
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+        """Augments, proposes, draws boxes and compares; all on the device."""
+        del step
+        image, truth = jax.vmap(self.prepared)({key: batch[key] for key in batch if key != "sample"}, keys)
+        outputs, stats = apply(image)
+        anchors = self.anchors(self.crop)
+        of_anchors = jax.vmap(functools.partial(jax.random.fold_in, data=_ANCHORS))(keys)
+        of_regions = jax.vmap(functools.partial(jax.random.fold_in, data=_REGIONS))(keys)
+
+        def propose(objectness: Any, deltas: Any, truth: regions.Truth, key: jax.Array) -> Any:
+            losses = regions.anchor_losses(objectness, deltas, anchors, truth, key, self.proposing)
+            fixed = jax.lax.stop_gradient((objectness, deltas))
+            return losses, regions.propose(*fixed, anchors, self.crop, self.proposing)[0]
+
+        first, proposals = jax.vmap(propose)(outputs.objectness, outputs.deltas, truth, of_anchors)
+        drawn = jax.vmap(
+            lambda boxes, truth, key: regions.draw_regions(
+                boxes, truth, key, self.sampling, self.proposing.max_unknown
+            )
+        )(proposals, truth, of_regions)
+        told, _ = apply(BoxRegions(outputs.pyramid, drawn.boxes))
+        masks, _ = apply(MaskRegions(outputs.pyramid, drawn.boxes[:, : self.sampling.positives]))
+        of_boxes = functools.partial(regions.box_losses, spec=self.sampling)
+        of_masks = functools.partial(regions.mask_loss, spec=self.sampling)
+        names = ("objectness", "anchors", "classes", "boxes", "masks")
+        parts = (
+            *first,
+            *jax.vmap(of_boxes)(told.logits, told.deltas, drawn, truth),
+            jax.vmap(of_masks)(masks, drawn, truth),
+        )
+        metrics = {f"{name}_loss": part.mean() for name, part in zip(names, parts, strict=True)}
+        weights = self.config.loss
+        value = functools.reduce(jnp.add, (weights[name] * metrics[f"{name}_loss"] for name in names))
+        found = functools.partial(regions.recall, iou=self.sampling.positive_iou)
+        metrics["recall"] = jax.vmap(found)(proposals, truth).mean()
+        metrics["positives"] = (drawn.role == regions.POSITIVE).sum(1).mean(dtype=jnp.float32)
+        return value, stats, metrics
+
+    def prepared(self, one: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, regions.Truth]:
+        """Augments one sample and reads its boxes.
+
+        Args:
+          one: of `batch_spec`, without the axis of samples; without a category all cells are of the first class.
+          key: random.
+
+        Returns:
+          image (*S, C) float32, and what is known of it.
+        """
+        image, labels = augment.augment(
+            one["image"], one["labels"], key, size=self.crop, spec=self.augmentation
+        )
+        category = one["category"] if "category" in one else jnp.int32(0)
+        return image, regions.truth_of(labels, category, self.config.data.max_cells)
+
+    def detector(
+        self, model: FunctionalModel, variables: Variables
+    ) -> Callable[[np.ndarray, Reading], Detections]:
+        """Returns the compiled network for whole images, (Y, X, C) normalised float32; one program per padded size.
+
+        Sizes are padded to multiples of `inference.multiple`; boxes count in the image.
+        """
+
+        def detect(image: np.ndarray, reading: Reading) -> Detections:
+            size = np.array(image.shape[:2], np.int32)
+            pads = [(0, -length % self.config.inference.multiple) for length in image.shape[:2]]
+            return self._detect(model, variables, np.pad(image, [*pads, (0, 0)]), size, reading)
+
+        return detect
+
+    def _detected(
+        self,
+        model: FunctionalModel,
+        variables: Variables,
+        image: jax.Array,
+        size: jax.Array,
+        reading: Reading,
+    ) -> Detections:
+        return detections.detect(
+            lambda x: model.apply(variables, x)[0],
+            image,
+            size,
+            self.anchors(image.shape[:2]),
+            reading,
+            proposing=self.proposing,
+            sampling=self.sampling,
+            detecting=self.detecting,
+        )
+
+    def cells(self, found: Detections, reading: Reading, size: tuple[int, int]) -> Found:
+        """Makes one label map of `size` (Y, X) of what was detected, with other thresholds if wanted."""
+        multiple = self.config.inference.multiple
+        padded = tuple(-(-length // multiple) * multiple for length in size)
+        painted = np.asarray(self._paint(found, reading, padded))[: size[0], : size[1]]
+        return detections.finish(painted, found, reading)
+
+    def evaluate(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Mapping[str, float | None] | None:
+        """Scores held-out frames: instance measures, over all and, where there are categories, over each."""
+        judged = list(self._judged(self.detector(model, variables), stop))
+        if stop():
+            return None
+        scores = _measures([one for _, one in judged])
+        for category in self.config.data.categories:
+            own = _measures([one for name, one in judged if name == category])
+            scores |= {f"{category}/{key}": value for key, value in own.items()}
+        scores["score"] = scores["mAP"]
+        return scores
+
+    def overlaps(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> dict[str, list[Overlap]] | None:
+        """Returns how the cells of held-out frames overlap with the truth; None when `stop()` became true."""
+        judged = list(self._judged(self.detector(model, variables), stop))
+        return None if stop() else {"gold": [one for _, one in judged]}
+
+    def _judged(
+        self, detect: Callable[[np.ndarray, Reading], Detections], stop: Callable[[], bool]
+    ) -> Iterator[tuple[str | None, Overlap]]:
+        """Yields the category and the overlap of each held-out frame whose cells are all outlined."""
+        for sequence, frames in self._held_out():
+            whole = [t for t in frames if sequence.annotation[t] == "full"]
+            for t in whole[: self.config.evaluation.max_frames]:
+                if stop():
+                    return
+                window = self._window(sequence)
+                image = np.moveaxis(normalised(sequence, t, window, 1.0)[:, 0], 0, -1)
+                found = self.cells(detect(image, self.reading), self.reading, image.shape[:2])
+                truth = np.asarray(sequence.labels["segmentation"][(t, 0, *window)].read().result(), np.int64)
+                number = int(sequence.frames[t])
+                yield getattr(sequence, "category", None), overlap(truth[0], found.labels, number)
+
+
+def _measures(overlaps: Sequence[Overlap]) -> dict[str, float | None]:
+    """AP at IoU .5 and .75 over the cells of all frames together, and the competition's mean of frames."""
+    if not overlaps:
+        return {"AP50": None, "AP75": None, "mAP": None}
+    whole = instances.instance_measures(overlaps, (0.5, 0.75))
+    chosen = {"AP50": whole["AP"][0.5], "AP75": whole["AP"][0.75], "mAP": whole["mAP"]}
+    for name in ("precision", "recall"):
+        chosen[f"{name}_50"] = whole[name][0.5]
+    count = math.fsum(len(one.comp_label) for one in overlaps)
+    return chosen | {"cells_per_frame": count / len(overlaps)}
