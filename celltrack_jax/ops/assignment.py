@@ -4,16 +4,19 @@ Ren et al. 2015, Faster R-CNN; the rules are those of docs/originals.md, 3.3 and
 boxes, of which rows without area are padding, S samples.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from celltrack_jax.ops import boxes as box_maths
 from celltrack_jax.ops.peaks import highest
 
 IGNORED, NEGATIVE, POSITIVE = 0, 1, 2
 """Roles, in the order in which samples take them up."""
+_CHUNK = 64
+"""True boxes that are compared with all boxes at once."""
 
 
 class Matches(NamedTuple):
@@ -55,15 +58,35 @@ def match(
       best_of_truth: the box that overlaps most with a true one is positive whatever its IoU, if it has any.
       max_unknown: negatives with a greater share of unknown are ignored.
     """
-    overlap = box_maths.pairwise_iou(boxes, truth)
-    most, owner = overlap.max(1), overlap.argmax(1).astype(jnp.int32)
+    most, owner, nearest = _nearest(boxes, truth)
     role = jnp.where(most >= positive_iou, POSITIVE, jnp.where(most < negative_iou, NEGATIVE, IGNORED))
     role = jnp.where((role == NEGATIVE) & (unknown > max_unknown), IGNORED, role)
     if best_of_truth:
-        # Behind the last box for those that no box meets: dropped.
-        nearest = jnp.where(overlap.max(0) > 0, overlap.argmax(0), len(boxes))
         role = role.at[nearest].set(POSITIVE, mode="drop")
     return Matches(jnp.where(box_maths.areas(boxes) > 0, role, IGNORED), owner)
+
+
+def _nearest(boxes: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Greatest overlap of each box and (N,) with which true one; (K,) the box nearest to each true one, N for none.
+
+    True boxes come in chunks: the whole table of 96,000 anchors and 1,024 cells would be 370 MB for each image.
+    """
+    count = -(-len(truth) // _CHUNK)
+    chunks = jnp.pad(truth, ((0, count * _CHUNK - len(truth)), (0, 0))).reshape(count, -1, 4)
+
+    def compare(best: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]) -> Any:
+        most, owner = best
+        number, some = chunk
+        overlap = box_maths.pairwise_iou(boxes, some)
+        here = overlap.max(1)
+        nearer = here > most
+        owner = jnp.where(nearer, overlap.argmax(1).astype(jnp.int32) + number * _CHUNK, owner)
+        nearest = jnp.where(overlap.max(0) > 0, overlap.argmax(0), len(boxes))
+        return (jnp.where(nearer, here, most), owner), nearest
+
+    start = jnp.zeros(len(boxes)), jnp.zeros(len(boxes), jnp.int32)
+    (most, owner), nearest = lax.scan(compare, start, (jnp.arange(count, dtype=jnp.int32), chunks))
+    return most, owner, nearest.reshape(-1)
 
 
 def sample(key: jax.Array, role: jax.Array, count: int, max_positive: int) -> Sample:

@@ -17,7 +17,10 @@ match = jax.jit(functools.partial(assignment.match, **RULES))
 draw = jax.jit(assignment.sample, static_argnums=(2, 3))
 
 
-def test_roles_are_those_of_the_rules():
+@pytest.mark.parametrize("chunk", [64, 4])
+def test_roles_are_those_of_the_rules(chunk, monkeypatch):
+    monkeypatch.setattr(assignment, "_CHUNK", chunk)
+    match = jax.jit(lambda *given: assignment.match(*given, **RULES))
     truth = np.concatenate([random_boxes(0, 6, 40.0), BAD])
     boxes = np.concatenate([random_boxes(1, 300, 40.0), truth[:2], truth[2:4] + 0.3, BAD])
     unknown = np.random.default_rng(0).random(len(boxes)).astype(np.float32)
