@@ -5,9 +5,8 @@ evaluation. Shapes: B batch, S = Y, X a crop, R the read size (S plus margins), 
 """
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from celltrack_jax import models
 from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import augment
 from celltrack_jax.errors import InputError
-from celltrack_jax.metrics import instances
+from celltrack_jax.metrics import competition, instances
 from celltrack_jax.metrics.overlap import Overlap, overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.models.mask_rcnn import BoxRegions, MaskRegions
@@ -31,6 +30,15 @@ ONE_CLASS = ("cell",)
 """The classes where a config names no categories."""
 _ANCHORS, _REGIONS = 0x616E6368, 0x72656769
 """Set the keys of both samples apart from those of augmentation."""
+
+
+class _Judged(NamedTuple):
+    """An image that was judged."""
+
+    overlap: Overlap
+    category: str | None
+    lost: int
+    """Detections for which there was no room."""
 
 
 def build(config: Config) -> "MaskRCNNTask":
@@ -58,11 +66,16 @@ class MaskRCNNTask(OutlineData):
                 f"mesh.space={config.mesh.space} splits single samples, whose boxes are compared with each other: set "
                 "--config.mesh.space=1"
             )
-        self.categories = tuple(config.data.categories) or ONE_CLASS
+        if config.data.get("diameter_px", 0.0):
+            raise InputError(
+                f"data.diameter_px is {config.data.diameter_px}, but Mask R-CNN is applied to images at their own size: "
+                "set it to 0; cells of several sizes are served by proposals.sizes"
+            )
+        self.classes = self.categories or ONE_CLASS
         self.proposing = from_mapping(regions.Proposing, config.proposals.to_dict(), "proposals")
         self.sampling = from_mapping(regions.Sampling, config.regions.to_dict(), "regions")
         detection = config.detection.to_dict()
-        self.reading = detections.reading_of(detection.pop("per_class"), self.categories)
+        self.reading = detections.reading_of(detection.pop("per_class"), self.classes)
         self.detecting = from_mapping(detections.Detecting, detection, "detection")
         network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
         self.stride, self.strides = network.stride, network.strides
@@ -86,15 +99,8 @@ class MaskRCNNTask(OutlineData):
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, `models.mask_rcnn.MaskRCNN`."""
         settings = self.config.model.to_dict()
-        sizes = {"classes": len(self.categories), "anchors": self.proposing.per_place}
+        sizes = {"classes": len(self.classes), "anchors": self.proposing.per_place}
         return models.build(settings.pop("name"), rngs, in_channels=len(self.inputs), **sizes, **settings)
-
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shapes and dtypes of the global batch."""
-        spec = super().batch_spec()
-        if self.config.data.categories:
-            spec["category"] = jax.ShapeDtypeStruct((self.config.data.batch_size,), jnp.int32)
-        return spec
 
     def loss(
         self,
@@ -200,28 +206,33 @@ class MaskRCNNTask(OutlineData):
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Mapping[str, float | None] | None:
-        """Scores held-out frames: instance measures, over all and, where there are categories, over each."""
+        """Scores held-out images: mAP, which is the score, and AP50, AP75, AP90, over all and by category.
+
+        With the prefix "all/" AP, precision and recall over the cells of all images together. `lost` counts detections
+        beyond `detection.count`.
+        """
         judged = list(self._judged(self.detector(model, variables), stop))
         if stop():
             return None
-        scores = _measures([one for _, one in judged])
-        for category in self.config.data.categories:
-            own = _measures([one for name, one in judged if name == category])
-            scores |= {f"{category}/{key}": value for key, value in own.items()}
-        scores["score"] = scores["mAP"]
-        return scores
+        overlaps = [one.overlap for one in judged]
+        scores = competition.competition_measures(overlaps, [one.category for one in judged])
+        whole = instances.instance_measures(overlaps, (0.5, 0.75))
+        for name in ("AP", "precision", "recall"):
+            scores |= {f"all/{name}{100 * iou:.0f}": value for iou, value in whole[name].items()}
+        lost = float(sum(one.lost for one in judged))
+        return scores | {"score": scores["mAP"], "images": float(len(judged)), "lost": lost}
 
     def overlaps(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> dict[str, list[Overlap]] | None:
         """Returns how the cells of held-out frames overlap with the truth; None when `stop()` became true."""
         judged = list(self._judged(self.detector(model, variables), stop))
-        return None if stop() else {"gold": [one for _, one in judged]}
+        return None if stop() else {"gold": [one.overlap for one in judged]}
 
     def _judged(
         self, detect: Callable[[np.ndarray, Reading], Detections], stop: Callable[[], bool]
-    ) -> Iterator[tuple[str | None, Overlap]]:
-        """Yields the category and the overlap of each held-out frame whose cells are all outlined."""
+    ) -> Iterator[_Judged]:
+        """Judges each held-out frame whose cells are all outlined."""
         for sequence, frames in self._held_out():
             whole = [t for t in frames if sequence.annotation[t] == "full"]
             for t in whole[: self.config.evaluation.max_frames]:
@@ -229,19 +240,9 @@ class MaskRCNNTask(OutlineData):
                     return
                 window = self._window(sequence)
                 image = np.moveaxis(normalised(sequence, t, window, 1.0)[:, 0], 0, -1)
-                found = self.cells(detect(image, self.reading), self.reading, image.shape[:2])
+                detected = detect(image, self.reading)
+                found = self.cells(detected, self.reading, image.shape[:2])
                 truth = np.asarray(sequence.labels["segmentation"][(t, 0, *window)].read().result(), np.int64)
                 number = int(sequence.frames[t])
-                yield getattr(sequence, "category", None), overlap(truth[0], found.labels, number)
-
-
-def _measures(overlaps: Sequence[Overlap]) -> dict[str, float | None]:
-    """AP at IoU .5 and .75 over the cells of all frames together, and the competition's mean of frames."""
-    if not overlaps:
-        return {"AP50": None, "AP75": None, "mAP": None}
-    whole = instances.instance_measures(overlaps, (0.5, 0.75))
-    chosen = {"AP50": whole["AP"][0.5], "AP75": whole["AP"][0.75], "mAP": whole["mAP"]}
-    for name in ("precision", "recall"):
-        chosen[f"{name}_50"] = whole[name][0.5]
-    count = math.fsum(len(one.comp_label) for one in overlaps)
-    return chosen | {"cells_per_frame": count / len(overlaps)}
+                both = overlap(truth[0], found.labels, number)
+                yield _Judged(both, sequence.category, int(detected.lost))

@@ -1,6 +1,6 @@
 """What Mask R-CNN learns and finds in one image: pure functions of arrays of static sizes, vmapped by the caller.
 
-The rules are those of shared/specs/sartorius.md, 3.3 and 3.6. Losses are divided by fixed counts, not by how many boxes
+The rules are those of docs/originals.md, 3.3 and 3.6. Losses are divided by fixed counts, not by how many boxes
 happen to take part. Shapes: Y, X the image, L levels, n anchors of a level, N of all, P proposals, R regions, M of them
 that may have a mask, K true boxes (those of padding have no area), C classes, m pixels of a mask along each axis.
 """

@@ -1,4 +1,4 @@
-"""Mask R-CNN for images of cells: boxes, classes and masks in one network (shared/specs/sartorius.md, 3.3 and 3.6).
+"""Mask R-CNN for images of cells: boxes, classes and masks in one network (docs/originals.md, 3.3 and 3.6).
 
     python -m launch.prepare --format=dsb --source=<DSB2018-fluo> --store=stores/dsb
     python -m launch.train   --config=configs/sartorius/mask_rcnn.py:dsb_small --workdir=runs/dsb \
@@ -57,7 +57,18 @@ def get_config(arg: str = "r50") -> ConfigDict:
     # 50 epochs of 485 images, in batches of 2.
     config.train.steps = 12_000
     config.train.evaluate_every = config.train.save_every = 1000
-    config.evaluation = ConfigDict({"store": "", "holdout": 0.2, "max_frames": 64, "window": (2048, 2048)})
+    config.evaluation = ConfigDict(
+        {
+            "store": "",
+            # Above 0, images are dealt to so many folds, category by category, and `fold` is held out.
+            "folds": 5,
+            "fold": 0,
+            # Else the last ones are.
+            "holdout": 0.2,
+            "max_frames": 64,
+            "window": (2048, 2048),
+        }
+    )
     # Images are padded to multiples of it, so that a few programs serve all sizes.
     config.inference = ConfigDict({"multiple": 32})
     if arg != "r50":
@@ -134,7 +145,8 @@ def _shrink(config: ConfigDict) -> None:
     # A made pixel of the smallest boxes is no larger than one of the finest level: one sample tells it.
     config.model.finest_px, config.model.samples = 32.0, 1
     config.proposals.sizes = ((10.0,), (20.0,), (40.0,), (80.0,), (160.0,))
-    config.proposals.before, config.proposals.count = 400, 400
+    # Frames of a thousand pixels a side have 300 cells.
+    config.proposals.before, config.proposals.count = 1000, 1000
     config.regions.samples = 96
     config.detection.update({"count": 500, "one_class": False})
     config.detection.per_class = ConfigDict(
@@ -143,7 +155,7 @@ def _shrink(config: ConfigDict) -> None:
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-3, 200
     config.train.steps = 4000
     config.train.evaluate_every = config.train.save_every = 1000
-    config.evaluation.holdout = 0.2
+    config.evaluation.folds = 0
     config.inference.multiple = 128
 
 

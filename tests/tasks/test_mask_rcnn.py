@@ -81,7 +81,7 @@ class TrueHeads:
 
     def boxes(self, labels, given):
         table, own, overlaps = self.truth(labels, given)
-        count = len(self.task.categories)
+        count = len(self.task.classes)
         # Of two boxes of one cell the nearer one is surer.
         sure = jnp.where(overlaps.max(1) >= 0.5, SURE * overlaps.max(1), -SURE)
         logits = (
@@ -94,7 +94,7 @@ class TrueHeads:
         _, own, _ = self.truth(labels, given)
         target, _ = roi_align.mask_targets(labels, own + 1, given, size=MASK_SIZE, samples=2)
         logits = jnp.log(jnp.clip(target, 1e-5, 1 - 1e-5)) - jnp.log1p(-jnp.clip(target, 1e-5, 1 - 1e-5))
-        return jnp.repeat(logits[..., None], len(self.task.categories), -1)
+        return jnp.repeat(logits[..., None], len(self.task.classes), -1)
 
 
 def batch_of(labels, task, **more):
@@ -351,8 +351,10 @@ def test_it_is_judged_by_the_instances_of_whole_frames(store, monkeypatch):
     monkeypatch.setattr(task, "detector", detector)
     scores = task.evaluate(None, None, lambda: False)
     assert len(truths) == task.config.evaluation.max_frames == 2
-    assert scores["AP50"] == scores["AP75"] == 1
+    assert scores["AP50"] == scores["AP75"] == scores["all/AP50"] == scores["all/precision75"] == 1
     assert scores["mAP"] == scores["score"] > 0.9
+    assert scores["images"] == 2
+    assert scores["lost"] == 0
     assert task.evaluate(None, None, lambda: True) is None
 
 
@@ -367,6 +369,10 @@ def test_what_does_not_go_together_is_refused():
         task_of(**{"inference.multiple": 24})
     with pytest.raises(InputError, match=r"set --config\.mesh\.space=1"):
         task_of(**{"mesh.space": 2})
+    config = config_of()
+    config.data.diameter_px = 30.0
+    with pytest.raises(InputError, match=r"data.diameter_px is 30.0, but Mask R-CNN"):
+        tasks.build(config)
     with pytest.raises(InputError, match=r"config.proposals: .*negative_iou <= positive_iou"):
         task_of(**{"proposals.negative_iou": 0.9})
     with pytest.raises(InputError, match=r"config.regions: samples 0"):
