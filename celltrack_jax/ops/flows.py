@@ -162,8 +162,8 @@ def follow(flow: jax.Array, mask: jax.Array, *, steps: int | jax.Array) -> jax.A
     """Goes along the flow from every pixel of a mask, in steps of its length (Euler's method).
 
     Only pixels of the mask are followed, in chunks of a fixed size, as many as there are, and after 48 and 96 steps only
-    those that two steps still move by a thousandth of a pixel: at this pace the rest of 200 steps would move the others by
-    less than 0.08. Most have come to rest, or go to and fro between two places.
+    those that two steps still move by a thousandth of a pixel: at this pace the rest of 200 steps would move the others
+    by less than 0.08. Most have come to rest, or go to and fro between two places.
 
     Args:
       flow: (*S, D) float32, pixels per step; between pixels it is linear, and it is 0 where the mask is false.

@@ -1,8 +1,8 @@
 """Flow targets and masks from flows against Cellpose's: `python -m launch.bench flows --against=cellpose`.
 
 Both take a label map, or flows and logits of cells, from host memory and leave flows, or labels, there. Cellpose is the
-package's third version (`pip install .[oracles]`), on a CPU: numba, cell by cell. What it runs on GPUs, and later versions
-run everywhere, took 6 times as long for the flows on two quiet cores (9.3 s, numba 1.4 s, ours 0.21 s).
+package's third version (`pip install .[oracles]`), on a CPU: numba, cell by cell. What it runs on GPUs, and later
+versions run everywhere, took 6 times as long for the flows on two quiet cores (9.3 s, numba 1.4 s, ours 0.21 s).
 """
 
 import functools
