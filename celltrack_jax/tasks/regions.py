@@ -147,7 +147,8 @@ def anchor_losses(
     Returns:
       () float32 loss of objectness, and of the boxes of positives.
     """
-    every = jnp.concatenate([jnp.asarray(level) for level in levels])
+    # The compiler would fold what is made of constants alone, for seconds.
+    every = lax.optimization_barrier(jnp.concatenate([jnp.asarray(level) for level in levels]))
     matches = assignment.match(
         every,
         truth.boxes,
