@@ -153,8 +153,9 @@ def _shrink(config: ConfigDict) -> None:
         {"cell": _class(score=0.5, nms_iou=0.4, pixel=0.5, area=(15, 100_000))}
     )
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-3, 200
-    config.train.steps = 4000
-    config.train.evaluate_every = config.train.save_every = 1000
+    # 1.6 to 1.9 s of a core each, measured on a busy machine: some 65 minutes of two cores.
+    config.train.steps = 3600
+    config.train.evaluate_every = config.train.save_every = 1200
     config.evaluation.folds = 0
     config.inference.multiple = 128
 
