@@ -30,7 +30,7 @@ $(VENV)/installed: requirements.lock
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(MAKE) --no-print-directory install-venv
 	@echo "installing what requirements.lock lists into $(VENV): 2 GB, a minute or more"
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 # Debian and Ubuntu split venv and pip off from Python; fetch them where we may, say how where we may not.
