@@ -62,6 +62,7 @@ def test_a_stopped_run_and_two_processes_give_what_one_does(clips, movie):
     assert validate_result(alone, dict.fromkeys(range(FRAMES)), (112, 112)) == []
 
 
+@pytest.mark.slow
 def test_gaps_and_a_movie_of_one_frame(clips, movie):
     (movie / "t003.tif").unlink()
     flags = (f"--segmenter={clips}", f"--images={movie}", f"--output={movie}_RES")

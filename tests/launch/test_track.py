@@ -203,10 +203,13 @@ def linker(tmp_path_factory) -> Path:
     "masks",
     [
         cells(range(997, 1010), missing=999),
-        cells([4]),
+        pytest.param(cells([4]), marks=pytest.mark.slow),
         {frame: mask * (frame in (2, 3)) for frame, mask in cells(range(6)).items()},
         {frame: np.zeros((20, 30), np.uint16) for frame in range(3)},
-        {frame: (mask == 50).astype(np.uint16) for frame, mask in cells(range(3)).items()},
+        pytest.param(
+            {frame: (mask == 50).astype(np.uint16) for frame, mask in cells(range(3)).items()},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["a movie", "one frame", "cells in some frames", "no cells", "one cell"],
 )

@@ -60,7 +60,7 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("how", ["term_at=6", "kill_at=6"])
+@pytest.mark.parametrize("how", [pytest.param("term_at=6", marks=pytest.mark.slow), "kill_at=6"])
 def test_an_interrupted_run_resumes_bit_identically(uninterrupted, tmp_path, how):
     workdir = tmp_path / "run"
     status, out, err = run_toy(workdir, 9, how)
