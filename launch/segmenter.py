@@ -71,6 +71,11 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
             raise InputError(
                 f"{workdir} is a run of task {config.task!r}, which does not segment: give another one"
             )
+        if config.data.get("diameter_px", 0.0):
+            raise InputError(
+                f"{workdir} learned from cells of {config.data.diameter_px} pixels (data.diameter_px), and prediction "
+                "does not scale images to that yet: train with --config.data.diameter_px=0"
+            )
         tracking = config.tracking.to_dict()
         where = f"inference ({workdir}/config.json)"
         inference = from_mapping(Inference, config.inference.to_dict(), where)

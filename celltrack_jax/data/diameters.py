@@ -3,7 +3,6 @@
 The diameter of a frame is the median of its cells' sqrt(area) / (sqrt(pi) / 2), in pixels (docs/originals.md, 3.4).
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +10,12 @@ import numpy as np
 from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.data.store import StoredSequence
 from celltrack_jax.errors import InputError
-
-LEAST_PX = 5.0
+from celltrack_jax.ops.diameters import of_sizes
 
 
 def diameter_px(areas: np.ndarray) -> float | None:
     """Returns the diameter of cells (N,) of these areas in pixels; None where there is none."""
-    return max(LEAST_PX, float(np.median(np.sqrt(areas))) * 2 / math.sqrt(math.pi)) if len(areas) else None
+    return of_sizes(areas, 2) or None
 
 
 def frame_diameters(sequences: Sequence[StoredSequence], *, silver: bool) -> list[np.ndarray]:

@@ -22,10 +22,14 @@ def median_diameter(labels: np.ndarray) -> float:
     Args:
       labels: (*S) integers, cells positive.
     """
-    sizes = np.unique(labels[labels > 0], return_counts=True)[1]
+    return of_sizes(np.unique(labels[labels > 0], return_counts=True)[1], labels.ndim)
+
+
+def of_sizes(sizes: np.ndarray, ndim: int) -> float:
+    """As `median_diameter`, of cells of so many pixels (N,) in 2 or 3 axes."""
     if not len(sizes):
         return 0.0
-    if labels.ndim == 3:
+    if ndim == 3:
         return max(float(np.median(np.cbrt(6 * sizes / math.pi))), LEAST_DIAMETER)
     return max(float(np.median(2 * np.sqrt(sizes / math.pi))), LEAST_DIAMETER)
 

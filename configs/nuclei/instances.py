@@ -17,8 +17,8 @@
 | ball | axis-aligned ellipsoids |
 | tiny | what the tests train |
 
-Lengths in the smallest edge of a voxel, for nuclei of 6 to 10 of them in radius; 400 steps. After 200
-`offset` has AP .88 at IoU .5 on another movie, `embedseg` .79; `harmonic` (.04) and `star` (0 after 150) need more.
+Lengths in the smallest edge of a voxel, for nuclei of 6 to 10 of them in radius; 400 steps. AP at
+IoU .5 on another movie then: `offset` .96, `embedseg` .92, `harmonic` .11, `star` 0, and .89 after 800 more.
 """
 
 from typing import Any

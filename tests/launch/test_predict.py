@@ -16,13 +16,14 @@ from celltrack_jax.data import normalise
 from celltrack_jax.io import ctc, files
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import checkpoint
+from configs.ctc import segment
 from tests import geff_graphs
 from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
 from tests.ctc_validators import validate_result
 from tests.devices import on_devices
 from tests.inference.toys import whole
-from tests.inference.workdirs import untrained
+from tests.inference.workdirs import save_untrained, untrained
 
 
 def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str, str]:
@@ -290,6 +291,16 @@ def test_a_task_that_does_not_segment_is_refused(flat):
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert f"InputError: {flat} is a run of task 'dense', which does not segment" in done.stderr
+
+
+def test_a_network_for_cells_of_one_diameter_is_refused(tmp_path, movie):
+    """Applied to images as they are, it would find other cells than it was judged by."""
+    config = segment.get_config("tiny")
+    config.data.update({"diameter_px": 30.0})
+    save_untrained(tmp_path / "run", config)
+    status, _, err = call(f"--segmenter={tmp_path / 'run'}", f"--images={movie}", f"--output={movie}_RES")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "learned from cells of 30.0 pixels" in err
 
 
 def test_a_gap_in_the_frame_numbers_is_refused(flat, movie):
