@@ -202,7 +202,7 @@ def open_image(path: Path, context: ts.Context | None = None) -> Image:
 
 def _five_axes(path: Path, names: str, context: ts.Context | None) -> ts.TensorStore:
     driver = "zarr3" if (path / "zarr.json").is_file() else "zarr"
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path.absolute())}}
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path.resolve())}}
     try:
         array = ts.open(spec, context=context or ts.Context(), read=True).result()
     except (ValueError, NotImplementedError, OSError) as error:
@@ -217,4 +217,4 @@ def _five_axes(path: Path, names: str, context: ts.Context | None) -> ts.TensorS
 
 
 def _spec(path: Path) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(Path(path).absolute())}}
+    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(Path(path).resolve())}}

@@ -53,6 +53,15 @@ def test_zarr_reads_what_we_write(tmp_path, shape, dtype):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the reference writer warns about its own default
+def test_paths_may_climb(tmp_path):
+    (tmp_path / "a").mkdir()
+    climbing = tmp_path / "a" / ".." / "b"
+    ours.create_array(climbing / "0", (1, 1, 1, 4, 5), np.uint8, ts.Context()).write(7).result()
+    ours.write_group(climbing, {"ome": ours.image_attributes("b", (1, 1, 1))})
+    assert np.all(ours.open_image(climbing).array.read().result() == 7)
+    assert ours.open_array(climbing / "0", ts.Context()).result().shape == (1, 1, 1, 4, 5)
+
+
 @pytest.mark.parametrize("axes", ["yx", "tyx", "cyx", "zyx", "tzyx", "tczyx", "ctyx"])
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_images_of_others_open_with_five_axes(tmp_path, axes, version):
