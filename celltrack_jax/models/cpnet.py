@@ -220,14 +220,9 @@ class Project(nnx.Module):
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, *S, channels) to (B, *S, width)."""
-        kernel, bias, dtype = self.conv.kernel[...], self.conv.bias[...], self.conv.dtype
-        if isinstance(self.norm, layers.Norm) and self.norm.batch:
-            # The same numbers for all pixels: they go into the matrix, and x is read once.
-            scale, offset = self.norm.affine_map(x, train)
-            kernel, bias = scale[:, None] * kernel, bias + offset @ kernel
-        else:
-            x = self.norm(x, train)
-        return x @ kernel.astype(dtype) + bias.astype(dtype)
+        x = self.norm(x, train)
+        dtype = self.conv.dtype
+        return x @ self.conv.kernel[...].astype(dtype) + self.conv.bias[...].astype(dtype)
 
 
 class Convolve(nnx.Module):

@@ -166,28 +166,17 @@ class Norm(nnx.Module):
         first, *more = jax.tree.leaves(x)
         if not self.batch:
             mean, variance = normalisation.group_statistics(first, self.groups, *more)
+        elif train:
+            each = [normalisation.batch_statistics(part) for part in (first, *more)]
+            mean, variance = (jnp.concatenate(parts) for parts in zip(*each, strict=True))
+            for running, now in ((self.mean, mean), (self.variance, variance)):
+                running[...] = self.kept * running[...] + (1 - self.kept) * now
         else:
-            mean, variance = self._of_batch(train, first, *more)
+            mean, variance = self.mean[...], self.variance[...]
         scale, offset = (self.scale[...], self.offset[...]) if self.affine else (1.0, 0.0)
         if not more:
             return normalisation.normalise(x, mean, variance, scale, offset)
         return _normalise_joined(x, mean, variance, scale, offset)
-
-    def affine_map(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Scale and offset (channels,) float32 by which "batch" normalises (B, *S, channels); updates as a call does."""
-        mean, variance = self._of_batch(train, x)
-        scale, offset = (self.scale[...], self.offset[...]) if self.affine else (1.0, 0.0)
-        scale = scale * jax.lax.rsqrt(variance + normalisation.EPSILON)
-        return scale, offset - mean * scale
-
-    def _of_batch(self, train, *parts):
-        if not train:
-            return self.mean[...], self.variance[...]
-        each = [normalisation.batch_statistics(part) for part in parts]
-        mean, variance = (jnp.concatenate(found) for found in zip(*each, strict=True))
-        for running, now in ((self.mean, mean), (self.variance, variance)):
-            running[...] = self.kept * running[...] + (1 - self.kept) * now
-        return mean, variance
 
 
 def _normalise_joined(x: Joined, mean, variance, scale, offset) -> Joined:
