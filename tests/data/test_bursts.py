@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ from celltrack_jax.data import prepare, sources, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import bursts
 from celltrack_jax.io.points import PointTable, write_mot
-from tests import geff_graphs
+from tests import geff_graphs, mains
 from tests.data import datasets
 
-ROOT = Path(__file__).parents[2]
 SHAPE = (24, 30)
 NAME = "Burst4_A2_1_VesselID-29_1-0"
 # frame, id, y, x; 2 pauses in frame 2, frame 3 has no cell.
@@ -49,8 +47,7 @@ def opened(folder: Path, **options) -> sources.Source:
 
 
 def launch(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "launch.prepare", "--format=bursts", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return mains.call("prepare", "--format=bursts", *flags)
 
 
 def test_a_burst_is_read_as_it_was_written(folder):

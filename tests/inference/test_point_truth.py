@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from celltrack_jax.inference.point_truth import score_points
 from celltrack_jax.io import ctc, point_table, points, tif
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.ops.balls import draw_balls
-from tests.conftest import ROOT
+from tests import mains
 
 FRAMES, SHAPE = (1, 2, 3), (60, 80)
 PLACES = np.array([[12.0, 15.0], [30.0, 40.0], [45.0, 66.0]])
@@ -118,13 +116,7 @@ def test_the_command_writes_the_measures(truth, tmp_path):
         f"--json={scores}",
         f"--matches={tmp_path / 'matches'}",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.evaluate", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = mains.call("evaluate", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(scores.read_text())["F1_5"] == 1
     assert "F1_5     1" in done.stdout

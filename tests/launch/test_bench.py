@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,13 +9,12 @@ import pytest
 from celltrack_jax.errors import InputError
 from launch import bench, json_file
 from launch.benches import convlstm, metrics, timing, unet3d
-from tests.conftest import ROOT
+from tests import mains
 
 
 def call(*arguments: str) -> tuple[int, str]:
     """Calls the main; returns its exit status and stderr."""
-    command = [sys.executable, "-m", "launch.bench", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = mains.call("bench", *arguments)
     return done.returncode, done.stderr
 
 

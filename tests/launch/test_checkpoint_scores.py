@@ -8,13 +8,8 @@ import sys
 
 import pytest
 
-from tests import tiny_store
+from tests import mains, tiny_store
 from tests.conftest import ROOT
-
-
-def call(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +19,8 @@ def trained(tmp_path_factory):
     settings = {"steps": 6, "save_every": 2, "evaluate_every": 6, "keep_latest": 3}
     flags = [f"--config.train.{key}={value}" for key, value in settings.items()]
     workdir = f"--workdir={folder / 'run'}"
-    done = call(
-        "launch.train",
+    done = mains.call(
+        "train",
         "--config=configs/ctc/segment.py:tiny",
         workdir,
         f"--config.data.store={store}",
@@ -39,7 +34,7 @@ def evaluate(run, *flags) -> tuple[subprocess.CompletedProcess, list]:
     file = run.parent / "rows.json"
     file.unlink(missing_ok=True)
     flags = ("--checkpoints=all", f"--json={file}", *flags)
-    done = call("launch.evaluate", f"--workdir={run}", *flags)
+    done = mains.call("evaluate", f"--workdir={run}", *flags)
     return done, json.loads(file.read_text()) if file.exists() else []
 
 
@@ -90,7 +85,7 @@ def test_rows_are_kept_and_a_checkpoint_that_fails_is_named(trained, tmp_path):
     ],
 )
 def test_wrong_flags_are_one_line(trained, flags, status, message):
-    done = call("launch.evaluate", f"--workdir={trained}", *flags)
+    done = mains.call("evaluate", f"--workdir={trained}", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (status, 1)
     assert message in done.stderr
 

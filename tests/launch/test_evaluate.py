@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from celltrack_jax.inference import ctc_scores
 from celltrack_jax.inference.ctc_scores import score_result
+from tests import mains
 from tests.conftest import ROOT
 from tests.ctc_folders import Movie, movies, write_masks, write_result, write_rows, write_truth
 from tests.ctc_validators import validate_result, validate_truth
@@ -47,10 +48,7 @@ def folders(tmp_path):
 def evaluate(truth: Path, result: Path, *flags: str) -> tuple[int, str, str, dict | None]:
     """Calls the main; returns its exit status, stdout, stderr and JSON."""
     file = result.parent / "scores.json"
-    command = [sys.executable, "-m", "launch.evaluate", f"--truth={truth}", f"--result={result}"]
-    done = subprocess.run(
-        [*command, f"--json={file}", *flags], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = mains.call("evaluate", f"--truth={truth}", f"--result={result}", f"--json={file}", *flags)
     return done.returncode, done.stdout, done.stderr, json.loads(file.read_text()) if file.is_file() else None
 
 
@@ -275,8 +273,7 @@ def test_a_truth_with_gaps_is_scored_for_seg_and_det_with_a_note(folders):
     ],
 )
 def test_wrong_flags_and_folders(folders, flags, status, text):
-    command = [sys.executable, "-m", "launch.evaluate", *(flag.format(*folders) for flag in flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = mains.call("evaluate", *(flag.format(*folders) for flag in flags))
     assert done.returncode == status
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1

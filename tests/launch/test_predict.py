@@ -17,7 +17,7 @@ from celltrack_jax.io import ctc, files
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import checkpoint
 from configs.ctc import segment
-from tests import geff_graphs
+from tests import geff_graphs, mains
 from tests.conftest import ROOT
 from tests.ctc_folders import write_masks
 from tests.ctc_validators import validate_result
@@ -28,9 +28,7 @@ from tests.inference.workdirs import save_untrained, untrained
 
 def call(*flags: str, devices: int = 1, main: str = "predict") -> tuple[int, str, str]:
     """Returns exit status, stdout and stderr of a run on so many devices."""
-    command = [sys.executable, "-m", f"launch.{main}", *flags]
-    environment = on_devices(devices)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = mains.call(main, *flags, environment=on_devices(devices))
     return done.returncode, done.stdout, done.stderr
 
 

@@ -19,7 +19,7 @@ import tifffile
 from celltrack_jax.data import prepare, sources, store
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import ctc, files, ome_zarr
-from tests import geff_graphs
+from tests import geff_graphs, mains
 from tests.data import datasets
 
 ROOT = Path(__file__).parents[2]
@@ -39,9 +39,8 @@ def run(
     )
 
 
-def launch(*flags: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "launch.prepare", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+def launch(*flags: str) -> subprocess.CompletedProcess:
+    return mains.call("prepare", *flags)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -1,20 +1,17 @@
 """launch.report through the real main: a page, or one line that says what is missing."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests import mains
 from tests.ctc_folders import Movie, write_masks, write_result, write_truth
 
 
 def call(*flags: str) -> tuple[int, str, str]:
     """Returns exit status, stdout and stderr."""
-    command = [sys.executable, "-m", "launch.report", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = mains.call("report", *flags)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,19 +1,15 @@
 """launch.simulate: data sets that launch.prepare reads, and never over other files."""
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from celltrack_jax.data import sources
-
-ROOT = Path(__file__).parents[2]
+from tests import mains
 
 
 def launch(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "launch.simulate", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return mains.call("simulate", *flags)
 
 
 @pytest.mark.parametrize(

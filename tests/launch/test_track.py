@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,7 @@ import pytest
 
 from celltrack_jax.io import ctc, link_scores
 from configs.ctc import link
-from tests import geff_graphs
-from tests.conftest import ROOT
+from tests import geff_graphs, mains
 from tests.ctc_folders import write_masks
 from tests.ctc_validators import validate_result
 from tests.inference.workdirs import save_untrained, untrained
@@ -21,8 +18,7 @@ from tests.inference.workdirs import save_untrained, untrained
 
 def call(*flags: str) -> tuple[int, str, str]:
     """Returns exit status, stdout and stderr."""
-    command = [sys.executable, "-m", "launch.track", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = mains.call("track", *flags)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -249,11 +245,8 @@ def test_doubts_of_a_network_reach_the_page(linker, tmp_path):
     assert len(linked) == scores.chosen.sum()
     assert all(0 <= float(row["link_probability"]) <= 1 for row in linked)
 
-    command = [sys.executable, "-m", "launch.report", f"--images={tmp_path / '01'}", f"--result={output}"]
     page = tmp_path / "page.html"
-    done = subprocess.run(
-        [*command, f"--output={page}"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = mains.call("report", f"--images={tmp_path / '01'}", f"--result={output}", f"--output={page}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{page}: 5 frames, ")
     assert ('id="show-links"' in page.read_text()) == (len(scores.frame) > 0)

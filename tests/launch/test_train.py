@@ -4,29 +4,18 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests import tiny_store
+from tests import mains, tiny_store
 
-ROOT = Path(__file__).parents[2]
 TINY = "configs/ctc/segment.py:tiny"
 
 
 def train(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.train", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    return mains.call("train", *arguments, environment={**os.environ, **environment})
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The faithful tracker: its windows against the words of docs/originals.md, 5, and a run through the mains."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,8 +10,7 @@ from celltrack_jax import tasks
 from celltrack_jax.data import store
 from celltrack_jax.tracking import learned
 from configs.ctc import ben_haim2022
-from tests import tiny_store
-from tests.conftest import ROOT
+from tests import mains, tiny_store
 from tests.ctc_validators import validate_result
 
 
@@ -129,10 +126,8 @@ def test_the_loss_weighs_links_as_much_as_others(folder):
     assert set(metrics) == {"edge_loss", "edge_accuracy"}
 
 
-def run(*command):
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def run(main, *flags):
+    done = mains.call(main, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -141,7 +136,7 @@ def run(*command):
 def test_it_trains_and_tracks_through_the_mains(folder, tmp_path):
     workdir, output = tmp_path / "run", tmp_path / "01_RES"
     out = run(
-        "launch.train",
+        "train",
         "--config=configs/ctc/ben_haim2022.py:tiny",
         f"--workdir={workdir}",
         f"--config.data.store={folder / 'store'}",
@@ -149,7 +144,7 @@ def test_it_trains_and_tracks_through_the_mains(folder, tmp_path):
     assert "eval 12/12  links 0." in out or "eval 12/12  links 1" in out
     masks = folder / "ctc" / "01_GT" / "TRA"
     out = run(
-        "launch.track",
+        "track",
         f"--linker={workdir}",
         f"--masks={masks}",
         f"--images={folder / 'ctc' / '01'}",
@@ -159,20 +154,7 @@ def test_it_trains_and_tracks_through_the_mains(folder, tmp_path):
     (movie,) = store.open_store(folder / "store")
     shown = {t: np.asarray(movie.labels["markers"][t, 0, 0].read().result()) for t in range(10)}
     assert validate_result(output, shown, shown[0].shape) == []
-    failed = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "launch.track",
-            f"--linker={workdir}",
-            f"--masks={masks}",
-            f"--output={output}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    failed = mains.call("track", f"--linker={workdir}", f"--masks={masks}", f"--output={output}")
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert (
         "the movie has no images and this linker was trained with images alone: give --images"
