@@ -93,6 +93,7 @@ def train(
         if saved is not None:
             log.say(f"resumed at step {saved} of {config.train.steps}")
         batches = _batches(dataset, config, saved or 0)  # they are read while the step compiles
+        log.say("compiling the step")
         start = time.perf_counter()
         try:
             specs = task.batch_specs() if isinstance(task, BucketedTask) else [task.batch_spec()]
