@@ -5,7 +5,9 @@
     python -m launch.prepare  --format=bursts --source=bursts/test --store=stores/bursts_test
     python -m launch.train    --config=configs/hela/centroids.py:modern --workdir=runs/hela \
         --config.data.store=stores/bursts --config.evaluation.store=stores/bursts_test
-    python -m launch.evaluate --workdir=runs/hela --checkpoints=all       # AOGM, F1, ... over the steps
+    python -m launch.predict  --segmenter=runs/hela --linker=nearest --images=<burst>/img1 --output=04_RES
+    python -m launch.evaluate --truth=<burst>/gt/gt.txt --result=04_RES   # F1, AOGM, ... of points
+    python -m launch.evaluate --workdir=runs/hela --checkpoints=all       # the same over the steps
     python -m launch.sweep    --config=configs/hela/centroids.py:small --workdir=runs/sigma --seeds=0,1,2 ...
 
 | argument | what | steps, time on two CPU cores | F1 within 5 px of synthetic bursts |
