@@ -3,7 +3,7 @@
 A task is chosen by name in a config (`task = "dense"`), and the file of that name in this folder holds it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
@@ -17,6 +17,7 @@ from celltrack_jax.data.inputs import Input
 from celltrack_jax.metrics.overlap import Overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.representations import Representation
+from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage
 from celltrack_jax.tracking.cells import Cells, Embed
 from celltrack_jax.tracking.scored_links import Links
 
@@ -168,6 +169,35 @@ class InstanceTask(Task, Protocol):
 
         None when `stop()` became true on the way.
         """
+        ...
+
+
+@runtime_checkable
+class JudgedImagesTask(Task, Protocol):
+    """A task whose 2D images are judged one by one: what launch.compare and launch.tune need of it."""
+
+    def judged_images(self) -> list[JudgedImage]:
+        """Returns the held-out images."""
+        ...
+
+    def results(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[ImageResult]:
+        """Yields what is found in each of them, in their order, as `evaluate` sees it, until told to stop."""
+        ...
+
+    def outputs(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[tuple[JudgedImage, Any]]:
+        """Yields what the network says of each of them, on the host, until told to stop."""
+        ...
+
+    def read(self, image: JudgedImage, output: Any, reading: Mapping[str, float]) -> ImageResult:
+        """Makes cells of what the network says, with settings other than the config's, by their dotted keys."""
+        ...
+
+    def axes(self) -> list[Axis]:
+        """Returns the settings that `read` takes."""
         ...
 
 

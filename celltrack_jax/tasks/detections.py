@@ -143,6 +143,62 @@ def detect(
       sampling: of the config; the weights of the boxes.
       detecting: of the config.
     """
+    pyramid, every = _told(apply, image, size, levels, proposing, sampling, detecting)
+    _, chosen = _choose(every, reading, detecting)
+    masks = _masks(apply, pyramid, chosen.boxes, chosen.classes, chosen.valid.sum())
+    return chosen._replace(masks=masks)
+
+
+def candidates(
+    apply: Callable[[Any], Any],
+    image: jax.Array,
+    size: jax.Array,
+    levels: Sequence[np.ndarray],
+    *,
+    proposing: Proposing,
+    sampling: Sampling,
+    detecting: Detecting,
+) -> Detections:
+    """Finds all N boxes, of any class, that some thresholds would make detections, with their masks.
+
+    Arguments as of `detect`; `choose` reads them.
+    """
+    pyramid, every = _told(apply, image, size, levels, proposing, sampling, detecting)
+    order = jnp.argsort(-every.scores)
+    boxes, scores, classes = (each[order] for each in every)
+    valid = jnp.isfinite(scores)
+    masks = _masks(apply, pyramid, boxes, classes, valid.sum())
+    return Detections(boxes, scores, classes, masks, valid, jnp.int32(0))
+
+
+def choose(found: Detections, reading: Reading, detecting: Detecting) -> Detections:
+    """Makes of `candidates` what `detect` finds with a reading; traceable, and one program for any thresholds."""
+    row, chosen = _choose(_Boxes(found.boxes, found.scores, found.classes), reading, detecting)
+    masks = jnp.where(chosen.valid[:, None, None], jnp.asarray(found.masks)[row], 0.0)
+    return chosen._replace(masks=masks)
+
+
+class _Boxes(NamedTuple):
+    """Boxes before any is suppressed."""
+
+    boxes: jax.Array
+    """(N, 4) float32, one for each proposal and class."""
+    scores: jax.Array
+    """(N,) float32; -inf where it is none."""
+    classes: jax.Array
+    """(N,) int32."""
+
+
+def _told(
+    apply: Callable[[Any], Any],
+    image: jax.Array,
+    size: jax.Array,
+    levels: Sequence[np.ndarray],
+    proposing: Proposing,
+    sampling: Sampling,
+    detecting: Detecting,
+) -> tuple[Any, _Boxes]:
+    """Returns the pyramid, and what the network says of each proposal."""
     told = apply(image[None])
     proposals, _ = propose(
         [x[0] for x in told.objectness], [x[0] for x in told.deltas], levels, size, proposing
@@ -154,18 +210,24 @@ def detect(
     likely = (box_maths.areas(proposals) > 0)[:, None] & (probability > detecting.min_score)
     score = jnp.where(likely, probability, -jnp.inf).reshape(-1)
     kind = jnp.tile(jnp.arange(probability.shape[1]), len(proposals))
-    kept = nms.best(placed, score, jnp.asarray(reading.nms_iou)[kind], detecting.count, kind)
+    return told.pyramid, _Boxes(placed, score, kind)
 
-    score, kind, valid = score[kept.row], kind[kept.row], kept.valid
+
+def _choose(every: _Boxes, reading: Reading, detecting: Detecting) -> tuple[jax.Array, Detections]:
+    """Returns (K,) the row of each detection, and the detections, still without masks."""
+    kept = nms.best(
+        every.boxes, every.scores, jnp.asarray(reading.nms_iou)[every.classes], detecting.count, every.classes
+    )
+    score, kind, valid = every.scores[kept.row], every.classes[kept.row], kept.valid
     if detecting.one_class:
-        votes = jnp.zeros(probability.shape[1], jnp.int32).at[kind].add(valid.astype(jnp.int32))
+        votes = jnp.zeros(len(reading.score), jnp.int32).at[kind].add(valid.astype(jnp.int32))
         valid &= kind == votes.argmax()
     valid &= score > jnp.asarray(reading.score)[kind]
     first = jnp.argsort(~valid, stable=True)
-    valid, kind = valid[first], kind[first]
-    boxes = jnp.where(valid[:, None], placed[kept.row][first], 0.0)
-    masks = _masks(apply, told.pyramid, boxes, kind, valid.sum())
-    return Detections(boxes, jnp.where(valid, score[first], 0.0), kind, masks, valid, kept.lost)
+    row, valid, kind = kept.row[first], valid[first], kind[first]
+    boxes = jnp.where(valid[:, None], every.boxes[row], 0.0)
+    nothing = jnp.zeros((len(row), 0, 0), jnp.float32)
+    return row, Detections(boxes, jnp.where(valid, score[first], 0.0), kind, nothing, valid, kept.lost)
 
 
 def _masks(

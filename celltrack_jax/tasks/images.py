@@ -5,24 +5,35 @@ Shapes: Y, X an image, C channels.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import ndimage, special
 
 from celltrack_jax.config import Config
 from celltrack_jax.data import store
 from celltrack_jax.data.diameters import frame_diameters
 from celltrack_jax.errors import InputError
-from celltrack_jax.metrics import ctc
+from celltrack_jax.io import threads
 from celltrack_jax.metrics.competition import competition_measures
-from celltrack_jax.metrics.overlap import Overlap
+from celltrack_jax.metrics.overlap import Overlap, overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.ops import resize
+from celltrack_jax.representations.flow import Flow
 from celltrack_jax.tasks.dense import DenseTask
 from celltrack_jax.tasks.frames import seen_by
+from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage, axis
 
 _DIAMETERS = ("known", "median")
+_TRIED = {
+    "cellprob_threshold": (-2, -1, -0.5, 0, 0.5, 1, 2),
+    "flow_threshold": (0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2),
+    "min_size": (5, 15, 30, 50, 75, 100, 150),
+}
+"""Values that tuning tries."""
 
 
 class _Judged(NamedTuple):
@@ -56,31 +67,72 @@ class ImageTask(DenseTask):
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Mapping[str, float | None] | None:
         """Scores held-out images: mAP, which is the score, and AP50, AP75, AP90, over all and by category."""
-        judged = self._judge_images(self.predictor(model, variables), stop)
-        if judged is None:
+        every = self._judged(model, variables, stop)
+        if every is None:
             return None
-        overlaps, categories = [one.overlap for one in judged], [one.category for one in judged]
-        scores = competition_measures(overlaps, categories)
-        return scores | {"score": scores["mAP"], "images": float(len(judged))}
+        scores = competition_measures([one.overlap for one in every], [one.category for one in every])
+        return scores | {"score": scores["mAP"], "images": float(len(every))}
 
     def overlaps(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> dict[str, list[Overlap]] | None:
         """Returns how the cells of held-out images overlap with their outlines; None when `stop()` became true."""
-        judged = self._judge_images(self.predictor(model, variables), stop)
-        return None if judged is None else {"gold": [one.overlap for one in judged]}
+        every = self._judged(model, variables, stop)
+        return None if every is None else {"gold": [one.overlap for one in every]}
 
-    def _judge_images(self, forward: Callable, stop: Callable[[], bool]) -> list[_Judged] | None:
-        judged = []
-        for sequence, held_out in self._held_out():
-            at = {int(sequence.frames[t]): t for t in held_out[: self.config.evaluation.max_frames]}
-            for number, labels in self._segment(sequence, list(at.values()), forward, 1.0, stop):
-                window = (at[number], 0, *self._window(sequence))
-                truth = np.asarray(sequence.labels["segmentation"][window].read().result(), np.int64)[0]
-                judged.append(_Judged(ctc.overlap(truth, labels, number), sequence.category))
-            if stop():
-                return None
-        return judged
+    def results(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[ImageResult]:
+        """Yields what is found in each of `judged_images`, until told to stop; decoding overlaps the next image."""
+        waiting = self._said(self.predictor(model, variables), stop)
+        yield from threads.mapped(lambda said: self.read(said[0], said[1](), {}), waiting, 2)
+
+    def outputs(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[tuple[JudgedImage, np.ndarray]]:
+        """Yields what `read` needs of each of `judged_images`, (Y, X, representation.channels)."""
+        for image, output in self._said(self.predictor(model, variables), stop):
+            yield image, output()
+
+    def read(self, image: JudgedImage, output: np.ndarray, reading: Mapping[str, float]) -> ImageResult:
+        """Makes cells of what `outputs` gave, with other settings of `representation`, by their dotted keys.
+
+        A cell of flows is as sure as the mean probability of its pixels; of others nothing is known, and all have 1.
+        """
+        changed = {key.removeprefix("representation."): value for key, value in reading.items()}
+        representation: Any = replace(self.representation, **changed) if changed else self.representation  # pyright: ignore[reportArgumentType]
+        spacing = self.lengths(np.asarray(image.sequence.spacing_um)[-self.ndim :])
+        labels = representation.decode(output, spacing)
+        cells = np.arange(1, labels.max(initial=0) + 1)
+        sure = np.ones(len(cells), np.float32)
+        if isinstance(representation, Flow):
+            probability = special.expit(output[..., representation.axes])
+            sure = np.asarray(ndimage.mean(probability, labels, cells), np.float32).reshape(-1)
+        return ImageResult(image, labels, sure)
+
+    def axes(self) -> list[Axis]:
+        """Returns the settings of the representation that are known to matter, for all images alike."""
+        own = self.config.representation
+        return [axis(f"representation.{key}", _TRIED[key], own[key]) for key in _TRIED if key in own]
+
+    def _judged(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> list[_Judged] | None:
+        every = [
+            _Judged(overlap(found.image.truth(), found.labels, found.image.number), found.image.category)
+            for found in self.results(model, variables, stop)
+        ]
+        return None if stop() else every
+
+    def _said(
+        self, forward: Callable, stop: Callable[[], bool]
+    ) -> Iterator[tuple[JudgedImage, Callable[[], np.ndarray]]]:
+        """Yields each of `judged_images` and what waits for the network's output, until told to stop."""
+        for _, own in itertools.groupby(self.judged_images(), lambda image: image.sequence.name):
+            images = list(own)
+            frames = [image.t for image in images]
+            told = self._predictions(images[0].sequence, frames, forward, 1.0, stop)
+            yield from ((image, output) for image, (_, output) in zip(images, told, strict=False))
 
     def _predictions(
         self,

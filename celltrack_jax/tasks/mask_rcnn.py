@@ -21,13 +21,23 @@ from celltrack_jax.metrics import competition, instances
 from celltrack_jax.metrics.overlap import Overlap, overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.models.mask_rcnn import BoxRegions, MaskRegions
-from celltrack_jax.tasks import detections, regions
+from celltrack_jax.tasks import detections, judged, regions
 from celltrack_jax.tasks.detections import Detections, Found, Reading
 from celltrack_jax.tasks.frames import normalised
+from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage
 from celltrack_jax.tasks.outlines import OutlineData
 
 ONE_CLASS = ("cell",)
 """The classes where a config names no categories."""
+_TRIED = {
+    "score": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "nms_iou": (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "pixel": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "min_area": (0, 20, 40, 60, 80, 110, 150, 200),
+    "max_area": (300, 470, 600, 1000, 2000, 5000, 10_000, 100_000),
+    "min_pixels": (0, 15, 30, 50, 75, 100, 150),
+}
+"""Values that tuning tries for each class."""
 _ANCHORS, _REGIONS = 0x616E6368, 0x72656769
 """Set the keys of both samples apart from those of augmentation."""
 
@@ -95,6 +105,7 @@ class MaskRCNNTask(OutlineData):
         )
         self._detect = jax.jit(self._detected, static_argnums=0)
         self._paint = jax.jit(detections.paint, static_argnums=2)
+        self._choose = jax.jit(detections.choose, static_argnums=2)
 
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, `models.mask_rcnn.MaskRCNN`."""
@@ -170,12 +181,7 @@ class MaskRCNNTask(OutlineData):
         Sizes are padded to multiples of `inference.multiple`; boxes count in the image.
         """
 
-        def detect(image: np.ndarray, reading: Reading) -> Detections:
-            size = np.array(image.shape[:2], np.int32)
-            pads = [(0, -length % self.config.inference.multiple) for length in image.shape[:2]]
-            return self._detect(model, variables, np.pad(image, [*pads, (0, 0)]), size, reading)
-
-        return detect
+        return lambda image, reading: self._detect(model, variables, *self._padded(image), reading)
 
     def _detected(
         self,
@@ -211,38 +217,99 @@ class MaskRCNNTask(OutlineData):
         With the prefix "all/" AP, precision and recall over the cells of all images together. `lost` counts detections
         beyond `detection.count`.
         """
-        judged = list(self._judged(self.detector(model, variables), stop))
+        every = list(self._judged(model, variables, stop))
         if stop():
             return None
-        overlaps = [one.overlap for one in judged]
-        scores = competition.competition_measures(overlaps, [one.category for one in judged])
+        overlaps = [one.overlap for one in every]
+        scores = competition.competition_measures(overlaps, [one.category for one in every])
         whole = instances.instance_measures(overlaps, (0.5, 0.75))
         for name in ("AP", "precision", "recall"):
             scores |= {f"all/{name}{100 * iou:.0f}": value for iou, value in whole[name].items()}
-        lost = float(sum(one.lost for one in judged))
-        return scores | {"score": scores["mAP"], "images": float(len(judged)), "lost": lost}
+        lost = float(sum(one.lost for one in every))
+        return scores | {"score": scores["mAP"], "images": float(len(every)), "lost": lost}
 
     def overlaps(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> dict[str, list[Overlap]] | None:
         """Returns how the cells of held-out frames overlap with the truth; None when `stop()` became true."""
-        judged = list(self._judged(self.detector(model, variables), stop))
-        return None if stop() else {"gold": [one.overlap for one in judged]}
+        every = list(self._judged(model, variables, stop))
+        return None if stop() else {"gold": [one.overlap for one in every]}
+
+    def results(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[ImageResult]:
+        """Yields what is found in each of `judged_images`, until told to stop."""
+        detect = self.detector(model, variables)
+        for image in self.judged_images():
+            if stop():
+                return
+            shown = _seen(image)
+            detected = detect(shown, self.reading)
+            found = self.cells(detected, self.reading, shown.shape[:2])
+            yield ImageResult(image, found.labels, found.score, int(detected.lost))
+
+    def outputs(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[tuple[JudgedImage, Detections]]:
+        """Yields what `read` needs of each of `judged_images`, on the host, without the masks of padding."""
+        program = jax.jit(self._candidates, static_argnums=0)
+        for image in self.judged_images():
+            if stop():
+                return
+            found = jax.tree.map(np.asarray, program(model, variables, *self._padded(_seen(image))))
+            yield image, found._replace(masks=found.masks[: np.count_nonzero(found.valid)].copy())
+
+    def read(self, image: JudgedImage, output: Detections, reading: Mapping[str, float]) -> ImageResult:
+        """Makes cells of what `outputs` gave, with other settings of `detection.per_class`, by their dotted keys."""
+        changed = self.config.detection.copy_and_resolve_references()
+        changed.update_from_flattened_dict(
+            {key.removeprefix("detection."): value for key, value in reading.items()}
+        )
+        own = detections.reading_of(changed.per_class.to_dict(), self.classes)
+        padding = ((0, len(output.valid) - len(output.masks)), (0, 0), (0, 0))
+        found = self._choose(output._replace(masks=np.pad(output.masks, padding)), own, self.detecting)
+        size = [part.stop - part.start for part in image.window[1:]]
+        cells = self.cells(found, own, (size[0], size[1]))
+        return ImageResult(image, cells.labels, cells.score, int(found.lost))
+
+    def axes(self) -> list[Axis]:
+        """Returns the settings of each class; a score below `detection.min_score` would read as that does."""
+        found = []
+        for name in self.classes:
+            present = self.config.detection.per_class[name]
+            for setting, values in _TRIED.items():
+                least = self.detecting.min_score if setting == "score" else 0
+                tried = tuple(value for value in values if value >= least)
+                key = f"detection.per_class.{name}.{setting}"
+                found.append(judged.axis(key, tried, present[setting], name if self.categories else None))
+        return found
+
+    def _candidates(
+        self, model: FunctionalModel, variables: Variables, image: jax.Array, size: jax.Array
+    ) -> Detections:
+        return detections.candidates(
+            lambda x: model.apply(variables, x)[0],
+            image,
+            size,
+            self.anchors(image.shape[:2]),
+            proposing=self.proposing,
+            sampling=self.sampling,
+            detecting=self.detecting,
+        )
+
+    def _padded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An image (Y, X, C) padded to the multiple, and its own size."""
+        pads = [(0, -length % self.config.inference.multiple) for length in image.shape[:2]]
+        return np.pad(image, [*pads, (0, 0)]), np.array(image.shape[:2], np.int32)
 
     def _judged(
-        self, detect: Callable[[np.ndarray, Reading], Detections], stop: Callable[[], bool]
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Iterator[_Judged]:
-        """Judges each held-out frame whose cells are all outlined."""
-        for sequence, frames in self._held_out():
-            whole = [t for t in frames if sequence.annotation[t] == "full"]
-            for t in whole[: self.config.evaluation.max_frames]:
-                if stop():
-                    return
-                window = self._window(sequence)
-                image = np.moveaxis(normalised(sequence, t, window, 1.0)[:, 0], 0, -1)
-                detected = detect(image, self.reading)
-                found = self.cells(detected, self.reading, image.shape[:2])
-                truth = np.asarray(sequence.labels["segmentation"][(t, 0, *window)].read().result(), np.int64)
-                number = int(sequence.frames[t])
-                both = overlap(truth[0], found.labels, number)
-                yield _Judged(both, sequence.category, int(detected.lost))
+        for found in self.results(model, variables, stop):
+            both = overlap(found.image.truth(), found.labels, found.image.number)
+            yield _Judged(both, found.image.category, found.lost)
+
+
+def _seen(image: JudgedImage) -> np.ndarray:
+    """(Y, X, C) float32, normalised."""
+    return np.moveaxis(normalised(image.sequence, image.t, image.window, 1.0)[:, 0], 0, -1)

@@ -16,6 +16,7 @@ from celltrack_jax.data import pipeline, store
 from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.errors import InputError
 from celltrack_jax.tasks.frames import FrameData, labelled
+from celltrack_jax.tasks.judged import JudgedImage
 
 _NO_OUTLINES = ("none", "points")
 """Kinds of annotation that say nothing of where a cell ends."""
@@ -40,6 +41,17 @@ class OutlineData(FrameData):
     def train_data(self, process: tuple[int, int]) -> grain.MapDataset:
         """Returns the batches of one process, drawn from the frames that are not held out."""
         return self._crops(process)
+
+    def judged_images(self) -> list[JudgedImage]:
+        """Returns the held-out frames whose cells are all outlined, at most `evaluation.max_frames` of a sequence."""
+        images = []
+        for sequence, frames in self._held_out():
+            whole = [t for t in frames if sequence.annotation[t] == "full"]
+            images += [
+                JudgedImage(sequence, t, self._window(sequence))
+                for t in whole[: self.config.evaluation.max_frames]
+            ]
+        return images
 
     def _crops(self, process: tuple[int, int], **clips: Any) -> grain.MapDataset:
         data = self.config.data

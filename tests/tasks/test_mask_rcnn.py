@@ -266,6 +266,52 @@ def test_each_class_is_read_by_its_own_thresholds():
     assert task._paint._cache_size() == programs, "other thresholds need no other program"
 
 
+class Hesitant(TrueHeads):
+    """True heads whose boxes are shifted and of any class, so that many overlap."""
+
+    def boxes(self, labels, given):
+        said = super().boxes(labels, given)
+        noise = jax.random.normal(jax.random.key(1), (2, *said.deltas.shape)) * 0.7
+        logits = 2 * jax.random.normal(jax.random.key(2), said.logits.shape)
+        return BoxOutputs(logits, said.deltas + noise[0])
+
+
+def test_candidates_are_read_as_they_would_be_detected():
+    """The network is applied once; other thresholds, and classes that vote otherwise for them, need it no more."""
+    truth = touching_cells((60, 60), (1, 1), 7.0, seed=5).astype(np.int32)
+    rng = np.random.default_rng(0)
+    task = task_of(
+        categories=("a", "b"),
+        **{
+            "proposals.before": 100,
+            "proposals.count": 100,
+            "detection.count": 30,
+            "detection.one_class": True,
+        },
+    )
+    heads = Hesitant(task, 0, int(truth.max()))
+    image, size = np.pad(truth, ((0, 4), (0, 4)))[..., None].astype(np.float32), np.array([60, 60])
+    parts: Any = (lambda x: heads(x)[0], image, size, task.anchors(image.shape[:2]))
+    specs = {key: getattr(task, key) for key in ("proposing", "sampling", "detecting")}
+    direct = jax.jit(lambda reading: detections.detect(*parts, reading, **specs))
+    every = jax.jit(lambda: detections.candidates(*parts, **specs))()
+    assert len(every.valid) == 200
+    kinds, programs = set(), task._choose._cache_size()
+    for _ in range(8):
+        reading = task.reading._replace(
+            score=rng.uniform(0.05, 0.8, 2).astype(np.float32),
+            nms_iou=rng.uniform(0.05, 0.8, 2).astype(np.float32),
+        )
+        wanted, found = direct(reading), task._choose(every, reading, task.detecting)
+        for name in ("boxes", "scores", "valid", "lost"):
+            np.testing.assert_array_equal(getattr(wanted, name), getattr(found, name), name)
+        np.testing.assert_array_equal(wanted.classes[wanted.valid], found.classes[found.valid])
+        np.testing.assert_allclose(wanted.masks, found.masks, atol=1e-5)
+        kinds |= set(np.asarray(found.classes[found.valid]).tolist())
+    assert kinds == {0, 1}
+    assert task._choose._cache_size() == programs + 1
+
+
 def test_one_program_serves_images_of_any_number_of_cells_and_any_size_below_the_padded_one():
     task = task_of()
     model = FunctionalModel(task.model)
