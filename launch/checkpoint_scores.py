@@ -188,7 +188,7 @@ def _in_this_process(
         if scores is None:
             break
         rows.append({"step": step, **scores})
-        _write_row(workdir, step, _origin(workdir, step, config) | {"scores": scores})
+        _write_row(workdir, step, origin(workdir, step, config) | {"scores": scores})
         print_row(rows[-1])
     return rows
 
@@ -256,7 +256,7 @@ def _read_row(workdir: Path, step: int, config: Config | None) -> dict[str, Any]
         row = json.loads(_row_file(workdir, step).read_text())
     except (OSError, ValueError):
         return None
-    if config is not None and any(row.get(k) != v for k, v in _origin(workdir, step, config).items()):
+    if config is not None and any(row.get(k) != v for k, v in origin(workdir, step, config).items()):
         return None
     return {"step": step, **row["scores"]} if "scores" in row else None
 
@@ -273,7 +273,7 @@ def _write_row(workdir: Path, step: int, row: Mapping[str, Any]) -> None:
     files.replace_text(_row_file(workdir, step), text, "then run the same command to continue")
 
 
-def _origin(workdir: Path, step: int, config: Config) -> dict[str, Any]:
+def origin(workdir: Path, step: int, config: Config) -> dict[str, Any]:
     """Returns what a row is made from: the step, when its checkpoint was written, and the settings that judge it."""
     try:
         metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())

@@ -6,12 +6,13 @@ import json
 import pprint
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
@@ -71,6 +72,44 @@ def load(path: Path, argument: str | None, common: Mapping[str, Any]) -> list[Ar
     if not arms:
         raise InputError(f"{path}: sweep adds no arm: call add(name, ...) in it")
     return list(arms.values())
+
+
+def of_config(name: str, spec: str, common: Sequence[str]) -> Arm:
+    """Returns an arm that is a config of its own.
+
+    Args:
+      name: of the arm.
+      spec: <file>[:argument].
+      common: words --config.key=value, of keys that it has.
+
+    Raises:
+      InputError: the file is wrong, or a value is.
+    """
+    path, _, argument = spec.partition(":")
+    values = flags.FlagValues()
+    words = ["launch", f"--config={spec}", *common]
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=words)
+    try:
+        values(words)
+        overrides = dict(config_flags.get_override_values(values["config"]))
+        config = values["config"].value
+    except Exception as error:
+        # As in `cli`: a file may raise anything, and the last line of a long message says what is wrong.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{spec}: {lines[-1].strip()}: correct the config, or what is set in it") from error
+    if not isinstance(config, ConfigDict) or not isinstance(config.get("seed"), int):
+        raise InputError(f"{path}: it is no config with a whole number `seed`: give <file>[:argument]")
+    return Arm(name, argument or None, overrides, config)
+
+
+def has(config: Config, key: str) -> bool:
+    """Returns whether a config has a dotted key."""
+    part: Any = config
+    for name in key.split("."):
+        if not isinstance(part, ConfigDict) or name not in part:
+            return False
+        part = part[name]
+    return True
 
 
 def check(arms: list[Arm], path: Path) -> None:

@@ -102,10 +102,10 @@ class Squares:
         ]
 
 
-def tuned(task, most=8, stop=lambda: False, **values) -> Any:
+def tuned(task, most=8, stop=lambda: False, values=None) -> Any:
     told = []
     found = tuning.tune(
-        cast(Any, task), cast(Any, None), cast(Any, None), told.append, stop, most=most, values=values
+        cast(Any, task), cast(Any, None), cast(Any, None), told.append, stop, most=most, values=values or {}
     )
     return found, told
 
@@ -149,10 +149,10 @@ def test_few_images_of_each_are_tuned_on_and_all_are_judged():
 
 
 def test_values_may_be_given():
-    found, _ = tuned(Squares({"a": 2}), **{"per_class.a.score": [0.48]})
+    found, _ = tuned(Squares({"a": 2}), values={"per_class.a.score": [0.48]})
     assert found.reading["per_class.a.score"] == 0.48
     with pytest.raises(InputError, match=r"there is no c\.score to tune: per_class\.a\.score, "):
-        tuned(Squares({"a": 2}), **{"c.score": [1.0]})
+        tuned(Squares({"a": 2}), values={"c.score": [1.0]})
     with pytest.raises(InputError, match="1 held-out images are too few to tune on"):
         tuned(Squares({"a": 1}))
 

@@ -293,7 +293,8 @@ def test_candidates_are_read_as_they_would_be_detected():
     image, size = np.pad(truth, ((0, 4), (0, 4)))[..., None].astype(np.float32), np.array([60, 60])
     parts: Any = (lambda x: heads(x)[0], image, size, task.anchors(image.shape[:2]))
     specs = {key: getattr(task, key) for key in ("proposing", "sampling", "detecting")}
-    direct = jax.jit(lambda reading: detections.detect(*parts, reading, **specs))
+    detect: Any = detections.detect
+    direct = jax.jit(lambda reading: detect(*parts, reading, **specs))
     every = jax.jit(lambda: detections.candidates(*parts, **specs))()
     assert len(every.valid) == 200
     kinds, programs = set(), task._choose._cache_size()
