@@ -121,6 +121,7 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
         images = judging.same_images({run.name: run.task for run in runs})
         truths = [image.truth().astype(np.int32) for image in images]
         rows: list[comparison.Row] = []
+        readings: dict[str, str] = {}
 
         def add(name: str, found: judging.Findings | None) -> None:
             if found is None:
@@ -135,6 +136,8 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
                 kept = kept.with_name(f"{run.name}_tuned.npz")
                 tuned = judging.tune(run, which, stop, most=int(_MOST.value or 1), values={}, kept=kept)
                 add(f"{run.name}, tuned", tuned and tuned[1])
+                if tuned:
+                    readings[f"{run.name}, tuned on both halves"] = tuned[0]["flags"] or "as in its config"
         if _THRESHOLD.value and not stop():
             kept = workdir / "judged" / "threshold.npz"
             add("threshold and watershed", judging.find_by_threshold(images, kept, stop))
@@ -142,18 +145,19 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
             print(f"stopped with {len(rows)} rows; the same command continues", flush=True)
             return cli.STOPPED
         rows += [comparison.Row(name, {}, {}, problem) for name, problem in left.items()]
-        _write(workdir, rows, runs, len(images))
+        _write(workdir, rows, runs[0], {"Images": len(images)} | readings)
     return 1 if left else 0
 
 
-def _write(workdir: Path, rows: Sequence[comparison.Row], runs: Sequence[judging.Run], count: int) -> None:
-    evaluation = runs[0].config.evaluation
+def _write(workdir: Path, rows: Sequence[comparison.Row], run: judging.Run, more: dict[str, object]) -> None:
+    evaluation = run.config.evaluation
     held = (
         f"fold {evaluation.fold} of {evaluation.folds}"
-        if evaluation.get("folds", 0)
+        if evaluation.folds
         else f"the last {evaluation.holdout:g}"
     )
-    facts = {"Data": evaluation.store or runs[0].config.data.store, "Held out": held, "Images": count}
+    held = f"all of {evaluation.store}" if evaluation.store else held
+    facts = {"Data": run.config.data.store, "Judged": held} | more
     notes = [
         "Means over images of TP / (TP + FP + FN) at an IoU above .5, .75, .9, and mAP over .5, .55, ... .95; below a "
         "cell type its mAP."

@@ -105,6 +105,7 @@ class MaskRCNNTask(OutlineData):
         )
         self._detect = jax.jit(self._detected, static_argnums=0)
         self._paint = jax.jit(detections.paint, static_argnums=2)
+        self._find = jax.jit(self._candidates, static_argnums=0)
         self._choose = jax.jit(detections.choose, static_argnums=2)
 
     def model(self, rngs: nnx.Rngs) -> Any:
@@ -252,11 +253,10 @@ class MaskRCNNTask(OutlineData):
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Iterator[tuple[JudgedImage, Detections]]:
         """Yields what `read` needs of each of `judged_images`, on the host, without the masks of padding."""
-        program = jax.jit(self._candidates, static_argnums=0)
         for image in self.judged_images():
             if stop():
                 return
-            found = jax.tree.map(np.asarray, program(model, variables, *self._padded(_seen(image))))
+            found = jax.tree.map(np.asarray, self._find(model, variables, *self._padded(_seen(image))))
             yield image, found._replace(masks=found.masks[: np.count_nonzero(found.valid)].copy())
 
     def read(self, image: JudgedImage, output: Detections, reading: Mapping[str, float]) -> ImageResult:

@@ -5,12 +5,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, special
 
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
+from celltrack_jax.metrics import instances
+from celltrack_jax.metrics.overlap import overlap
 from celltrack_jax.tasks import images
 from configs.ctc import segment
+from configs.sartorius import cellpose
 from tests.data import collections_on_disk as collection
 
 SHAPE = (90, 110)
@@ -87,6 +90,51 @@ def test_a_stop_ends_the_evaluation(folder):
 )
 def test_rooms_are_multiples_of_which_there_are_two_to_a_doubling(size, room):
     assert images._room(size, 8) == room
+
+
+def flow_task(folder):
+    config = cellpose.get_config("tiny")
+    config.data.store, config.data.diameter_px = str(folder), 0.0
+    config.evaluation.update({"folds": 2, "fold": 0, "max_frames": 64})
+    return tasks.build(config)
+
+
+def test_flows_are_read_by_other_settings_and_cells_are_as_sure_as_their_pixels(folder, monkeypatch):
+    """Of the truth's flows; the first cell of each image is less probable than the others."""
+    task: Any = flow_task(folder)
+    image = task.judged_images()[0]
+    truth = image.truth()
+    target = task.representation.target(jnp.asarray(truth, jnp.int32), jnp.ones(2))
+    output = np.array(task.representation.perfect(target))
+    output[..., 2] = np.where(truth == 1, 1.0, np.where(truth > 0, 3.0, -3.0))
+    monkeypatch.setattr(task, "predictor", lambda model, variables: pytest.fail("it is not applied again"))
+    plain = task.read(image, output, {})
+    matched = instances.match(overlap(truth, plain.labels, 0), 0.9)
+    assert len(matched.ref) == plain.labels.max() == len(plain.confidence) == 5
+    assert sorted(plain.confidence) == pytest.approx([special.expit(1), *[special.expit(3)] * 4], abs=1e-4)
+    fewer = task.read(image, output, {"representation.cellprob_threshold": 2.0})
+    assert fewer.labels.max() == len(fewer.confidence) == 4
+    size = int(np.bincount(truth.ravel())[1])
+    assert task.read(image, output, {"representation.min_size": size + 20}).labels.max() == 0
+    keys = [axis.key.removeprefix("representation.") for axis in task.axes()]
+    assert keys == ["cellprob_threshold", "flow_threshold", "min_size"]
+    for axis in task.axes():
+        assert axis.present in axis.values
+        assert {type(value) for value in axis.values} == {type(axis.present)}
+
+
+def test_images_whose_cells_are_all_outlined_are_judged(folder):
+    task: Any = flow_task(folder)
+    images = task.judged_images()
+    assert [(image.category, image.name.partition("/")[0]) for image in images] == [
+        *[("astro", "astro")] * 2,
+        *[("cort", "cort")] * 2,
+    ]
+    assert images[0].truth().shape == images[0].picture().shape == SHAPE
+    task._sequences[0].annotation[images[1].t] = "sparse"
+    assert [image.name for image in task.judged_images()] == [
+        image.name for image in images if image.name != images[1].name
+    ]
 
 
 def test_what_is_not_known_is_refused(folder):
