@@ -14,7 +14,7 @@ the key. The same command starts again what failed or is missing, continues what
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -149,7 +149,9 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
     return 1 if left else 0
 
 
-def _write(workdir: Path, rows: Sequence[comparison.Row], run: judging.Run, more: dict[str, object]) -> None:
+def _write(
+    workdir: Path, rows: Sequence[comparison.Row], run: judging.Run, more: Mapping[str, object]
+) -> None:
     evaluation = run.config.evaluation
     held = (
         f"fold {evaluation.fold} of {evaluation.folds}"
