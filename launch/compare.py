@@ -159,7 +159,7 @@ def _write(
         else f"the last {evaluation.holdout:g}"
     )
     held = f"all of {evaluation.store}" if evaluation.store else held
-    facts = {"Data": run.config.data.store, "Judged": held} | more
+    facts = {"Data": run.config.data.store, "Judged": held, **more}
     notes = [
         "Means over images of TP / (TP + FP + FN) at an IoU above .5, .75, .9, and mAP over .5, .55, ... .95; below a "
         "cell type its mAP."

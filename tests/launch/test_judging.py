@@ -15,7 +15,7 @@ from configs.sartorius import cellpose
 from launch import judging
 from launch.sweeps import several
 from tests.data import collections_on_disk as collection
-from tests.tasks.test_images import SHAPE, task_of
+from tests.tasks.test_images import SHAPE, judged, task_of
 
 CONFIG = "configs/sartorius/cellpose.py"
 
@@ -109,6 +109,22 @@ def test_a_row_has_the_scores_of_the_task_and_the_worst_and_best_images(run, tmp
     nothing = judging.row("none", found._replace(confidence=None), images, truths, 0)
     assert (nothing.worst, nothing.best) == ([], [])
     assert "coco_AP" not in nothing.measures
+
+
+def test_a_row_says_what_the_evaluation_says(store, tmp_path, monkeypatch):
+    task = images_task(store)
+    scores, _ = judged(task, monkeypatch, lambda labels: np.where(labels == 1, 0, labels))
+    monkeypatch.setattr(judging, "_restored", lambda run, which: (7, None, None))
+    found = judging.find(
+        judging.Run("one", tmp_path, task.config, task), "latest", tmp_path / "one.npz", go_on
+    )
+    assert found is not None
+    images = task.judged_images()
+    row = judging.row("one", found, images, [image.truth() for image in images], 1)
+    own = {key: value for key, value in row.measures.items() if "coco" not in key}
+    assert own == {key: scores[key] for key in own}
+    assert len(own) == 12
+    assert 0 < scores["mAP"] < 1
 
 
 def test_tuning_is_written_beside_the_run_and_serves_again(run, tmp_path):
