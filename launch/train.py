@@ -83,7 +83,7 @@ def _profiled_steps() -> tuple[int, int] | None:
 
 def describe(task: tasks.Task, config: Config) -> None:
     """Prints parameters per module, the batch and what a step costs."""
-    model = FunctionalModel(task.model)
+    model = FunctionalModel(task.model, rules.freezing(config.optimizer.learning_rate_rules))
     shapes = jax.eval_shape(model.init, jax.random.key(0)).params
     sizes: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):

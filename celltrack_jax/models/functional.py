@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from celltrack_jax.models import layers
+
 
 class Variables(NamedTuple):
     """What a model owns: nested dicts of arrays."""
@@ -23,14 +25,22 @@ class Variables(NamedTuple):
 class FunctionalModel:
     """`init(key) -> Variables` and `apply(variables, *inputs, train) -> (outputs, stats)` of an nnx module."""
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
+    def __init__(
+        self, make: Callable[[nnx.Rngs], nnx.Module], fixed: Callable[[str], bool] = lambda name: False
+    ):
         """Takes a constructor; builds nothing yet.
 
         Args:
           make: returns the module from its random streams. It must be callable as `module(*inputs, train=bool)`.
+          fixed: says of the name of a batch norm's running statistic, such as `encoder/0/norm/mean`, whether it is used
+            in training as it is and stays.
         """
         self._make = make
-        self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+        module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+        for path, part in nnx.iter_modules(module):
+            if isinstance(part, layers.Norm) and fixed("/".join(map(str, (*path, "mean")))):
+                part.fixed = True
+        self._graphdef = nnx.graphdef(module)
 
     def init(self, key: jax.Array) -> Variables:
         """Returns fresh variables. Trace it (`jax.eval_shape`, `jax.jit`) to have them born sharded."""

@@ -148,8 +148,11 @@ class Head(nnx.Module):
 class Norm(nnx.Module):
     """Normalisation, with a learned scale and offset if `affine`.
 
-    "batch" has running statistics in `nnx.BatchStat`; a training step keeps `kept` of them.
+    "batch" has running statistics in `nnx.BatchStat`; a training step keeps `kept` of them. Where it is `fixed`
+    (`functional.FunctionalModel`) they are used in training as they are, and stay.
     """
+
+    fixed = False
 
     def __init__(self, kind, channels, groups, affine, kept=_BATCH_MOMENTUM):
         self.batch, self.affine, self.kept = kind == "batch", affine, kept
@@ -166,7 +169,7 @@ class Norm(nnx.Module):
         first, *more = jax.tree.leaves(x)
         if not self.batch:
             mean, variance = normalisation.group_statistics(first, self.groups, *more)
-        elif train:
+        elif train and not self.fixed:
             each = [normalisation.batch_statistics(part) for part in (first, *more)]
             mean, variance = (jnp.concatenate(parts) for parts in zip(*each, strict=True))
             for running, now in ((self.mean, mean), (self.variance, variance)):

@@ -13,7 +13,7 @@ from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import collectives, cost, hlo, memory, mesh
+from celltrack_jax.training import collectives, cost, hlo, memory, mesh, rules
 from celltrack_jax.training.hardware import CHIPS, Chip, Peak, device_peak
 from celltrack_jax.training.optimizer import make_optimizer
 from celltrack_jax.training.state import compile_step
@@ -132,7 +132,7 @@ def _compile(config: Config, target: Target, batch_per_device: int) -> Compiled:
         config.mesh.space, config.data.batch_size, target.devices, config.train.accumulate
     )
     task = tasks.build(config)
-    model = FunctionalModel(task.model)
+    model = FunctionalModel(task.model, rules.freezing(config.optimizer.learning_rate_rules))
     params = jax.eval_shape(model.init, jax.random.key(0)).params
     optimizer = make_optimizer(config.optimizer, config.train.steps, params)
     try:

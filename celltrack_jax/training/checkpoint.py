@@ -25,7 +25,7 @@ FACTS_FILE = "training_data.json"
 _BEST, _LATEST = "best", "latest"
 _KEPT = "then run the same command to continue from the last good checkpoint"
 _MAY_CHANGE = (
-    r"train\.(steps|accumulate|log_every|evaluate_every|save_every|keep_latest)",
+    r"train\.(steps|accumulate|log_every|evaluate_every|save_every|keep_latest|initial_rules)",
     r"mesh\..*",
     r"data\.(threads|prefetch|max_cells)",
     r"representation\.max_cells",

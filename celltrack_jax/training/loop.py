@@ -20,7 +20,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import BucketedTask, DescribedTask, Task
-from celltrack_jax.training import cost, memory, peers
+from celltrack_jax.training import cost, memory, peers, rules
 from celltrack_jax.training import mesh as meshes
 from celltrack_jax.training.checkpoint import Checkpoints, check_shared, save_config, save_facts
 from celltrack_jax.training.input_watch import WORTH_SAYING, InputWatch
@@ -65,7 +65,7 @@ def train(
         config.mesh.space, config.data.batch_size, devices or jax.devices(), config.train.accumulate
     )
     dataset = task.train_data(meshes.data_share(mesh))
-    model = FunctionalModel(task.model)
+    model = FunctionalModel(task.model, rules.freezing(config.optimizer.learning_rate_rules))
     params = jax.eval_shape(model.init, jax.random.key(0)).params
     optimizer = make_optimizer(config.optimizer, config.train.steps, params)
 
@@ -88,7 +88,8 @@ def train(
         log = RunLog(workdir, config.train.steps, saved or 0)
         stack.callback(log.close)
         if saved is None and initial is not None:
-            state = warm_start(state, initial(), config.train.initial, log.say)
+            settings = config.train
+            state = warm_start(state, initial(), settings.initial, settings.initial_rules, log.say)
         preemption = stack.enter_context(Preemption())
         if saved is not None:
             log.say(f"resumed at step {saved} of {config.train.steps}")

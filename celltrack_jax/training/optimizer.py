@@ -32,8 +32,9 @@ def make_optimizer(config: Config, steps: int, params: Any) -> optax.GradientTra
     Args:
       config: with learning_rate, warmup_steps, final_fraction, b1, b2, clip_norm (global gradient norm),
         weight_decay_rules and learning_rate_rules: [(regex, value)], first match wins; a learning-rate factor of 0
-        freezes. decay is "decoupled" (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101), or "in_gradient", which
-        passes through the moments as PyTorch's Adam has it.
+        freezes, running statistics of batch norm that it names too (`FunctionalModel`). decay is "decoupled" (AdamW,
+        Loshchilov & Hutter 2019, arXiv:1711.05101), or "in_gradient", which passes through the moments as PyTorch's
+        Adam has it.
       steps: of the whole run.
       params: a pytree of the parameters' shapes.
 

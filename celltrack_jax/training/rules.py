@@ -1,7 +1,7 @@
 """First-match rules over parameter names: one idiom for decay, learning rates, freezing and sharding."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,16 @@ from celltrack_jax.errors import InputError
 def parameter_name(path: tuple) -> str:
     """Returns a pytree path as `encoder/0/conv/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def first(rules: Sequence[tuple[str, Any]], name: str, default: Any = None) -> Any:
+    """Returns the value of the first rule whose pattern is found in a name, or the default."""
+    return next((value for pattern, value in rules if re.search(pattern, name)), default)
+
+
+def freezing(rules: Sequence[tuple[str, float]]) -> Callable[[str], bool]:
+    """Returns what says of a name whether these rules of learning rates freeze it; what no rule matches they do not."""
+    return lambda name: first(rules, name, 1.0) == 0
 
 
 def match(rules: Sequence[tuple[str, Any]], tree: Any) -> Any:

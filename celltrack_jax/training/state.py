@@ -93,7 +93,7 @@ def compile_step(
       model: its model.
       optimizer: its optimizer.
       mesh: the devices.
-      config: with seed, ema_decay, train.accumulate and mesh.parameters.
+      config: with seed, ema_decay, optimizer.learning_rate_rules, train.accumulate and mesh.parameters.
       spec: the arrays of the global batch; None for `task.batch_spec()`.
 
     Returns:
@@ -105,6 +105,15 @@ def compile_step(
     shardings = meshes.batch_shardings(mesh, spec)
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k]) for k, v in spec.items()}
     whole = meshes.replicated(mesh)
+    rates = rules.match(config.optimizer.learning_rate_rules, state.variables.params)
+
+    def gather(params: Any) -> Any:
+        # Left to itself the partitioner convolves with split kernels, and under `data` and `space` at once (jax 0.10.2,
+        # CPU) their gradients were wrong by 0.5 % of the next loss: test_mesh.py.
+        params = jax.lax.with_sharding_constraint(params, whole)
+        # What is frozen has no gradient: nothing is spent on it, nor does it count in the norm that is clipped.
+        return jax.tree.map(lambda x, rate: x if rate else jax.lax.stop_gradient(x), params, rates)
+
     step = make_step(
         task,
         model,
@@ -112,9 +121,7 @@ def compile_step(
         config.seed,
         config.ema_decay,
         config.train.accumulate,
-        # Left to itself the partitioner convolves with split kernels, and under `data` and `space` at once (jax 0.10.2,
-        # CPU) their gradients were wrong by 0.5 % of the next loss: test_mesh.py.
-        gather=lambda params: jax.lax.with_sharding_constraint(params, whole),
+        gather=gather,
     )
     out_shardings = (jax.tree.map(lambda x: x.sharding, state), meshes.replicated(mesh))
     with lowering.lowered_plainly() if mesh.shape[meshes.SPACE] > 1 else contextlib.nullcontext():
@@ -166,7 +173,8 @@ def make_step(
         variables = Variables(optax.apply_updates(params, updates), stats)
         # Early averages forget the random initial weights faster than a constant decay would.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, variables)
+        # In this form, what is frozen stays as it is to the last bit.
+        ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.ema, variables)
         metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, variables, ema, optimizer_state), metrics
 

@@ -163,8 +163,10 @@ def _base() -> ConfigDict:
             "save_every": 100,
             "keep_latest": 2,
             "best_metric": "score",
-            # Work folder of a run whose weights this one starts with, where names and shapes agree; "" for none.
+            # Work folder of a run whose weights this one starts with; "" for none.
             "initial": "",
+            # What of them, first match wins: "taken" has to fit, "fitting" is taken if it does, "anew" is not taken.
+            "initial_rules": ((".*", "fitting"),),
         }
     )
     # The last part of each movie is linked as annotated, and with so many cells dropped and false ones added.

@@ -199,8 +199,10 @@ def _base(ndim: int) -> ConfigDict:
             "save_every": 250,
             "keep_latest": 2,
             "best_metric": "score",
-            # Work folder of a run whose weights this one starts with, where names and shapes agree; "" for none.
+            # Work folder of a run whose weights this one starts with; "" for none.
             "initial": "",
+            # What of them, first match wins: "taken" has to fit, "fitting" is taken if it does, "anew" is not taken.
+            "initial_rules": ((".*", "fitting"),),
         }
     )
     config.evaluation = ConfigDict(

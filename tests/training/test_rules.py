@@ -45,6 +45,22 @@ def test_a_learning_rate_factor_of_zero_freezes():
     assert max(params["down"][0]["kernel"].tolist()) < 1
 
 
+def test_a_factor_multiplies_the_step_of_its_parameters():
+    moved = {}
+    for factor in (1.0, 0.25):
+        config = toy_config().optimizer
+        config.warmup_steps = 0
+        config.learning_rate_rules = (("^head", factor), (".*", 1.0))
+        config.weight_decay_rules = ((".*", 0.1),)
+        optimizer = make_optimizer(config, 10, PARAMS)
+        gradients = jax.tree.map(lambda x: 0.3 * x, PARAMS)
+        moved[factor], _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+    whole, part = moved[1.0], moved[0.25]
+    np.testing.assert_allclose(part["head"]["kernel"], 0.25 * whole["head"]["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(part["down"][0]["kernel"], whole["down"][0]["kernel"])
+    assert (whole["head"]["kernel"] < 0).all()
+
+
 def test_without_rules_that_differ_it_is_adamw():
     config = toy_config().optimizer
     config.weight_decay_rules = ((".*", 0.01),)

@@ -33,7 +33,8 @@ def given(**heads) -> Variables:
 
 def test_what_has_the_same_name_and_shape_is_taken():
     state, said = fresh_state(), []
-    warm = warm_start(state, given(old={"kernel": leaf(2, 4, 2)}), "runs/other", said.append)
+    other = given(old={"kernel": leaf(2, 4, 2)})
+    warm = warm_start(state, other, "runs/other", [(".*", "fitting")], said.append)
     for variables in (warm.variables, warm.ema):
         assert jax.tree.map(lambda x: float(x.mean()), variables) == Variables(
             {"encoder": {"first": {"kernel": 2, "bias": 1}}, "heads": {"new": {"kernel": 1}}},
@@ -46,13 +47,16 @@ def test_what_has_the_same_name_and_shape_is_taken():
     kernels = [x.params["encoder"]["first"]["kernel"] for x in (warm.variables, warm.ema)]
     assert kernels[0].unsafe_buffer_pointer() != kernels[1].unsafe_buffer_pointer()
     (line,) = said
-    assert line == "1 of 3 parameters are those of runs/other, encoder/first, heads/new start afresh"
+    assert line == (
+        "1 of 3 parameters are those of runs/other; made anew: encoder/first, heads/new; "
+        "not used: encoder/first, heads/old"
+    )
 
 
 def test_all_of_the_same_network_is_taken():
     state, said = fresh_state(), []
     other = jax.tree.map(lambda x: x + 3, state.variables)
-    warm = warm_start(state, other, "runs/other", said.append)
+    warm = warm_start(state, other, "runs/other", [(".*", "taken")], said.append)
     jax.tree.map(np.testing.assert_array_equal, warm.variables, other)
     jax.tree.map(np.testing.assert_array_equal, warm.ema, other)
     assert said == ["3 of 3 parameters are those of runs/other"]
@@ -63,7 +67,55 @@ def test_another_network_is_refused():
     with pytest.raises(
         InputError, match=r"train\.initial: no parameter of runs/other has the name and shape"
     ):
-        warm_start(fresh_state(), other, "runs/other")
+        warm_start(fresh_state(), other, "runs/other", [(".*", "fitting")])
+
+
+def test_heads_are_made_anew_though_they_fit():
+    """As many other classes have the same shapes."""
+    state, said = fresh_state(), []
+    other = jax.tree.map(lambda x: x + 3, state.variables)
+    how = [("^heads/", "anew"), (".*", "taken")]
+    warm = warm_start(state, other, "runs/other", how, said.append)
+    assert float(warm.variables.params["heads"]["new"]["kernel"].mean()) == 1
+    assert float(warm.ema.params["heads"]["new"]["kernel"].mean()) == 1
+    assert float(warm.variables.params["encoder"]["first"]["kernel"].mean()) == 4
+    assert said == ["2 of 3 parameters are those of runs/other; made anew: heads/new; not used: heads/new"]
+    # Statistics go by the same rules.
+    warm = warm_start(state, other, "runs/other", [("^encoder/(first/b|mean)", "anew"), (".*", "taken")])
+    assert float(warm.variables.stats["encoder"]["mean"].mean()) == 1
+    assert float(warm.variables.params["heads"]["new"]["kernel"].mean()) == 4
+
+
+def test_what_has_to_be_taken_and_does_not_fit_is_refused():
+    how = [("^heads/", "anew"), (".*", "taken")]
+    with pytest.raises(
+        InputError,
+        match=r"encoder/first/bias has shape \(4,\) in this network and is of shape \(5,\) in runs/other: ",
+    ):
+        warm_start(fresh_state(), given(), "runs/other", how)
+    with pytest.raises(
+        InputError, match=r"heads/new/kernel .* is absent in runs/other: .*\('heads/new', 'anew'\)"
+    ):
+        warm_start(fresh_state(), given(), "runs/other", [("bias", "fitting"), (".*", "taken")])
+    stats = fresh_state().variables._replace(stats={})
+    with pytest.raises(InputError, match=r"encoder/mean .* is absent"):
+        warm_start(fresh_state(), stats, "runs/other", how)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            [("heads", "new"), (".*", "taken")],
+            r"train\.initial_rules: new: a rule says 'taken', 'fitting' or 'anew'",
+        ),
+        ([("hedas", "anew"), (".*", "taken")], r"rules \['hedas'\] match no parameter"),
+        ([("heads", "anew")], r"no rule matches parameter encoder/first/bias"),
+    ],
+)
+def test_rules_that_say_nothing_are_refused(how, message):
+    with pytest.raises(InputError, match=message):
+        warm_start(fresh_state(), given(), "runs/other", how)
 
 
 def first_loss(workdir):
@@ -82,6 +134,7 @@ def test_a_second_run_starts_where_the_first_one_is_and_a_resumed_one_does_not_l
         return checkpoint.restore_variables(tmp_path / "first", "latest", model)[1]
 
     config = toy_config(4, log_every=1, evaluate_every=4, save_every=4, initial="runs/first")
+    config.train.initial_rules = ((".*", "taken"),)
     loop.train(ToyTask(config), config, tmp_path / "second", initial=initial)
     assert loads == [1]
     said = capsys.readouterr().out
