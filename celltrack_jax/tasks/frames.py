@@ -6,6 +6,7 @@ Shapes: B batch, S spatial axes (Y, X in 2D; Z, Y, X in 3D), R the read size (S 
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -66,7 +67,22 @@ class FrameData:
     def _sequences(self) -> list[store.StoredSequence]:
         if not self.config.data.store:
             raise InputError("no data: give --config.data.store=<folder that launch.prepare wrote>")
+        return [*self._own, *self._more]
+
+    @functools.cached_property
+    def _own(self) -> list[store.StoredSequence]:
+        """Of `data.store`: of these alone are frames held out."""
         return self._opened(self.config.data.store)
+
+    @functools.cached_property
+    def _more(self) -> list[store.StoredSequence]:
+        """Of the stores `data.more`, all of whose frames are trained on; their store is part of their names."""
+        paths = tuple(self.config.data.get("more", ()))
+        if len({Path(path).resolve() for path in (self.config.data.store, *paths)}) <= len(paths):
+            raise InputError(
+                f"data.more {paths} names a store twice, or data.store: each counts once, correct it"
+            )
+        return [one._replace(name=f"{path}/{one.name}") for path in paths for one in self._opened(path)]
 
     def _opened(self, path: str) -> list[store.StoredSequence]:
         """Opens a store whose movies the network can see."""
@@ -94,7 +110,7 @@ class FrameData:
         """Frames that are judged, with their sequence: of another store all that teach, or else what is held out."""
         if self.config.evaluation.store:
             return [(sequence, self._annotated(sequence)) for sequence in self._others]
-        return [(sequence, self._split(sequence)[1]) for sequence in self._sequences]
+        return [(sequence, self._split(sequence)[1]) for sequence in self._own]
 
     @functools.cached_property
     def _others(self) -> list[store.StoredSequence]:
@@ -107,13 +123,16 @@ class FrameData:
         only the middle of a movie is outlined, its end alone would not tell how good outlines are. In a store of
         single images, whose sequences are too short to divide, the last images are held out.
 
-        With `evaluation.folds` above 0, the frames of fold `evaluation.fold` are held out (`folds.deal`) instead.
+        With `evaluation.folds` above 0, the frames of fold `evaluation.fold` are held out (`folds.deal`) instead. Of the
+        stores `data.more` none are.
         """
+        if all(sequence.name != own.name for own in self._own):
+            return self._annotated(sequence), []
         if self.config.evaluation.get("folds", 0):
             held = set(self._fold[sequence.name])
             every = self._annotated(sequence)
             return [t for t in every if t not in held], [t for t in every if t in held]
-        annotated = {each.name: self._annotated(each) for each in self._sequences}
+        annotated = {each.name: self._annotated(each) for each in self._own}
         if not any(self._last(frames) for frames in annotated.values()):
             every = [(name, t) for name, frames in annotated.items() for t in frames]
             held = {t for name, t in self._last(every) if name == sequence.name}
@@ -126,7 +145,7 @@ class FrameData:
     def _fold(self) -> dict[str, list[int]]:
         """Frames of the fold that is held out, by sequence."""
         evaluation = self.config.evaluation
-        return folds.deal(self._sequences, evaluation.folds, evaluation.fold)
+        return folds.deal(self._own, evaluation.folds, evaluation.fold)
 
     def _last(self, items: list) -> list:
         return items[len(items) - math.floor(len(items) * self.config.evaluation.holdout) :]

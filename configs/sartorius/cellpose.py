@@ -106,6 +106,8 @@ def sweep(add) -> None:
 def _data() -> dict:
     return {
         "categories": _CATEGORIES,
+        # More stores, all of whose images are trained on.
+        "more": (),
         "crop": (224, 224),
         # Corners of a turned crop.
         "margin": (48, 48),

@@ -85,6 +85,8 @@ def _data() -> dict:
     return {
         # Of the classes; () where all cells are of one.
         "categories": ("astro", "cort", "shsy5y"),
+        # More stores, all of whose images are trained on.
+        "more": (),
         # Whole images: 520x704, up to the next multiple of 32.
         "crop": (544, 704),
         "margin": (0, 0),

@@ -63,6 +63,50 @@ def test_batches_are_what_the_task_announces(folder):
     assert "category" not in task_of(folder, data={"categories": ()}).batch_spec()
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A store of another data set whose type is one of the first's, and whose sequence has the same name."""
+    images = {f"x{k}": ("cort", collection.discs((90, 110), 6.0, 50 + k)) for k in range(4)}
+    return collection.write(tmp_path_factory.mktemp("other"), images)
+
+
+@pytest.mark.parametrize("folds", [3, 0])
+def test_of_more_stores_all_is_taught_and_nothing_held_out(folder, other, folds):
+    alone = task_of(folder, folds=folds, holdout=0.3)
+    mixed = task_of(folder, folds=folds, holdout=0.3, data={"more": (str(other),)})
+    held = [[(one.name, frames) for one, frames in task._held_out()] for task in (alone, mixed)]
+    assert held[0] == held[1]
+    assert any(frames for _, frames in held[0])
+    assert mixed._taught() == [*alone._taught(), [0, 1, 2, 3]]
+    assert [one.name for one in mixed._sequences][-1] == f"{other}/cort"
+    # Another store to judge changes neither.
+    judged = task_of(folder, store=str(other), data={"more": (str(other),)})
+    assert judged._taught()[-1] == [0, 1, 2, 3]
+    assert [frames for _, frames in judged._held_out()] == [[0, 1, 2, 3]]
+
+
+def test_images_of_more_stores_come_with_the_class_of_their_name(folder, other):
+    """Each image once in a round: 8 of the first store's, 4 of the other's, which are of its second class."""
+    data = {"more": (str(other),), "foreground_probability": 0.0, "batch_size": 12}
+    task = task_of(folder, data=data)
+    batch = task.train_data((0, 1))[0]
+    taught = [len(frames) for frames in task._taught()]
+    assert taught == [4, 4, 0, 4]
+    assert np.bincount(batch["category"]).tolist() == [4, 8]
+
+
+def test_a_store_that_is_named_twice_is_refused(folder, other):
+    for more in ((str(folder),), (str(other), str(other))):
+        with pytest.raises(InputError, match=r"data\.more .* names a store twice"):
+            task_of(folder, data={"more": more})._taught()
+
+
+def test_a_class_that_is_not_known_is_refused(folder, other):
+    task = task_of(other, data={"more": (str(folder),), "categories": ("cort",)})
+    with pytest.raises(InputError, match=rf"{folder}/astro is of the category 'astro', the config has cort"):
+        task.train_data((0, 1))
+
+
 def test_a_fold_that_does_not_exist_is_refused(folder):
     with pytest.raises(InputError, match=r"evaluation\.fold is 3 of 3"):
         task_of(folder, fold=3)._taught()
