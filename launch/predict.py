@@ -235,8 +235,8 @@ def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
     from celltrack_jax.inference.clips import over_time
     from celltrack_jax.inference.decode import gives_vectors, vector
     from celltrack_jax.inference.segment import Settings
-    from celltrack_jax.inference.symmetry import symmetries
     from celltrack_jax.inference.tiles import fit_tile
+    from celltrack_jax.ops.symmetry import symmetries
     from celltrack_jax.training import mesh
 
     task, inference = segmenter.task, segmenter.inference

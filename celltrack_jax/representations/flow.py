@@ -13,6 +13,7 @@ import numpy as np
 from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops import flows
+from celltrack_jax.ops.labels import sizes
 from celltrack_jax.representations import Target, instances, losses
 from celltrack_jax.representations.room import with_room
 
@@ -110,6 +111,27 @@ class Flow:
         if self.fill_holes:
             labels = instances.fill_holes(labels)
         return instances.drop_small(labels, self.min_size)
+
+    def believed(self, prediction: jax.Array, *, flow_error: float, sure: float) -> jax.Array:
+        """Makes labels of what the prediction is sure of, to learn from; traceable.
+
+        Args:
+          prediction: (*S, D + 1) float32.
+          flow_error: cells whose flows differ by more, in mean square, from those of their shape are unknown, as are
+            cells that are too small or too large.
+          sure: pixels of no cell are background where its probability is at least this, unknown elsewhere.
+
+        Returns:
+          (*S) int32: cells 1..max_cells - 1, some of which may be lacking, 0 background, -1 unknown.
+        """
+        logit, flow = prediction[..., self.axes], prediction[..., : self.axes] / self.flow_scale
+        mask = logit > self.cellprob_threshold
+        labels, _ = flows.gathered(flows.follow(flow, mask, steps=self.steps), mask, count=self.max_cells - 1)
+        errors = flows.flow_errors(flow, labels, self.max_cells, logarithm=self.logarithm)
+        size = sizes(labels, self.max_cells)
+        good = (errors <= flow_error) & (size >= self.min_size) & (size <= self.max_fraction * mask.size)
+        background = ~mask & (logit <= losses.logit(1 - sure))
+        return jnp.where((labels > 0) & good[labels], labels, jnp.where(background, 0, -1))
 
     def perfect(self, target: Target) -> jax.Array:
         """The flow as it is learned, and saturated logits."""

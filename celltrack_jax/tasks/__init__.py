@@ -78,6 +78,20 @@ class BucketedTask(Task, Protocol):
 
 
 @runtime_checkable
+class TaughtTask(Task, Protocol):
+    """A task that a teacher helps: the average of the weights so far, which says what nobody annotated."""
+
+    def taught(self, teacher: Callable[..., Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns the batch with what the teacher says, as the loss takes it; traced into the training step.
+
+        Args:
+          teacher: the model with the averaged parameters, as in inference: *inputs -> outputs.
+          batch: as `batch_spec`.
+        """
+        ...
+
+
+@runtime_checkable
 class DescribedTask(Task, Protocol):
     """A task that tells what its data are like, which is kept with the run."""
 

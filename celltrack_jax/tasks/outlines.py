@@ -53,24 +53,31 @@ class OutlineData(FrameData):
             ]
         return images
 
-    def _crops(self, process: tuple[int, int], **clips: Any) -> grain.MapDataset:
+    def _crops(
+        self,
+        process: tuple[int, int],
+        sequences: list[store.StoredSequence] | None = None,
+        frames: list[list[int]] | None = None,
+        **settings: Any,
+    ) -> grain.MapDataset:
+        """Crops of the frames that teach, or of these; settings of `pipeline.crops` may differ from the config's."""
         data = self.config.data
+        settings = {"foreground_probability": data.foreground_probability, **settings}
         return pipeline.crops(
-            self._sequences,
+            self._sequences if sequences is None else sequences,
             shape=self._read_size(),
             margin=data.margin,
             ndim=self.ndim,
-            frames=self._taught(),
+            frames=self._taught() if frames is None else frames,
             batch_size=data.batch_size,
             process=process,
-            foreground_probability=data.foreground_probability,
             unknown_radius_um=data.unknown_diameters * (data.diameter_um or self._diameter_um()),
             max_cells=data.max_cells,
             silver=data.silver,
             seed=self.config.seed,
             diameter_px=data.get("diameter_px", 0.0),
             categories=self.categories,
-            **clips,
+            **settings,
         )
 
     def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.ops import lowering
-from celltrack_jax.tasks import Task
+from celltrack_jax.tasks import Task, TaughtTask
 from celltrack_jax.training import mesh as meshes
 from celltrack_jax.training import rules
 
@@ -145,7 +145,12 @@ def make_step(
     whole batch where the task's loss is a mean over samples.
     """
 
-    def gradients_of(params: Any, stats: Any, batch: dict[str, jax.Array], number: jax.Array) -> Any:
+    def gradients_of(
+        params: Any, ema: Variables, stats: Any, batch: dict[str, jax.Array], number: jax.Array
+    ) -> Any:
+        if isinstance(task, TaughtTask):
+            averaged = Variables(gather(ema.params), ema.stats)
+            batch = task.taught(lambda *inputs: model.apply(averaged, *inputs)[0], batch)
         # The sample number already grows with the step, so (seed, sample) names (seed, step, place in the batch).
         keys = jax.vmap(lambda sample: jax.random.fold_in(jax.random.key(seed), sample))(batch["sample"])
 
@@ -164,10 +169,13 @@ def make_step(
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         params, stats = state.variables
         if accumulate == 1:
-            stats, (gradients, metrics) = gradients_of(params, stats, batch, state.step)
+            stats, (gradients, metrics) = gradients_of(params, state.ema, stats, batch, state.step)
         else:
             stats, (gradients, metrics) = _mean_over_parts(
-                lambda stats, part: gradients_of(params, stats, part, state.step), stats, batch, accumulate
+                lambda stats, part: gradients_of(params, state.ema, stats, part, state.step),
+                stats,
+                batch,
+                accumulate,
             )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
         variables = Variables(optax.apply_updates(params, updates), stats)

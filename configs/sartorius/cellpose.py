@@ -57,6 +57,7 @@ def get_config(arg: str = "v3") -> ConfigDict:
     )
     config.optimizer.learning_rate, config.optimizer.clip_norm = 5e-3, 1e9
     config.optimizer.weight_decay_rules = ((".*", 1e-5),)
+    config.train.initial_rules = ((".*", "taken"),)
     # 485 images in batches of 8; the first 10 epochs warm up.
     config.train.steps, config.optimizer.warmup_steps = 121_000, 600
     config.train.evaluate_every = config.train.save_every = 6000

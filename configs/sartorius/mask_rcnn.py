@@ -22,6 +22,8 @@ from ml_collections import ConfigDict
 from configs.ctc import segment
 
 ARGUMENTS = ("r50", "dsb_small", "tiny")
+HEADS = "^(logits|box_deltas|masks)/"
+"""Parameters that there are for each class."""
 
 
 def get_config(arg: str = "r50") -> ConfigDict:
@@ -49,14 +51,15 @@ def get_config(arg: str = "r50") -> ConfigDict:
             # Of an image all cells are of one class, that of most detections.
             "one_class": True,
             "per_class": {
-                "astro": _class(score=0.40, nms_iou=0.40, pixel=0.45, area=(150, 10_000)),
-                "cort": _class(score=0.55, nms_iou=0.70, pixel=0.45, area=(77, 470)),
-                "shsy5y": _class(score=0.15, nms_iou=0.25, pixel=0.50, area=(80, 600)),
+                "astro": of_class(score=0.40, nms_iou=0.40, pixel=0.45, area=(150, 10_000)),
+                "cort": of_class(score=0.55, nms_iou=0.70, pixel=0.45, area=(77, 470)),
+                "shsy5y": of_class(score=0.15, nms_iou=0.25, pixel=0.50, area=(80, 600)),
             },
         }
     )
     config.loss = ConfigDict({"objectness": 1.0, "anchors": 1.0, "classes": 1.0, "boxes": 1.0, "masks": 1.0})
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-4, 1000
+    config.train.initial_rules = ((HEADS, "fitting"), (".*", "taken"))
     # 50 epochs of 485 images, in batches of 2.
     config.train.steps = 12_000
     config.train.evaluate_every = config.train.save_every = 1000
@@ -132,7 +135,8 @@ def _proposals() -> dict:
     }
 
 
-def _class(score: float, nms_iou: float, pixel: float, area: tuple[int, int]) -> dict:
+def of_class(score: float, nms_iou: float, pixel: float, area: tuple[int, int]) -> dict:
+    """How detections of a class are read; its least area counts in the map that is made of them too."""
     low, high = area
     limits = {"min_area": float(low), "max_area": float(high), "min_pixels": low}
     return {"score": score, "nms_iou": nms_iou, "pixel": pixel, **limits}
@@ -155,7 +159,7 @@ def _shrink(config: ConfigDict) -> None:
     config.regions.samples = 96
     config.detection.update({"count": 500, "one_class": False})
     config.detection.per_class = ConfigDict(
-        {"cell": _class(score=0.5, nms_iou=0.4, pixel=0.5, area=(15, 100_000))}
+        {"cell": of_class(score=0.5, nms_iou=0.4, pixel=0.5, area=(15, 100_000))}
     )
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-3, 200
     # 1.6 to 1.9 s of a core each, measured on a busy machine: some 65 minutes of two cores.

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celltrack_jax.inference.symmetry import averaged, symmetries
+from celltrack_jax.ops.symmetry import averaged, symmetries
 from tests.inference.toys import Toy
 
 
