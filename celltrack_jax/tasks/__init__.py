@@ -81,7 +81,7 @@ class BucketedTask(Task, Protocol):
 class TaughtTask(Task, Protocol):
     """A task that a teacher helps: the average of the weights so far, which says what nobody annotated."""
 
-    def taught(self, teacher: Callable[..., Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def ask_teacher(self, teacher: Callable[..., Any], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Returns the batch with what the teacher says, as the loss takes it; traced into the training step.
 
         Args:

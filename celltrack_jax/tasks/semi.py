@@ -164,7 +164,7 @@ class SemiSupervised(OutlineData):
 
         return [left(one, own) for one, own in zip(self._sequences, taught, strict=True)]
 
-    def taught(self, teacher: Teacher, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def ask_teacher(self, teacher: Teacher, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Adds what the teacher says of the images without annotation: labels (B, *R) int32, -1 unknown."""
         if not self.semi.weight:
             return batch
@@ -185,7 +185,7 @@ class SemiSupervised(OutlineData):
         keys: jax.Array,
         step: jax.Array,
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-        """The loss of what is annotated, and by its weight that of what the teacher says; see `taught`."""
+        """The loss of what is annotated, and by its weight that of what the teacher says; see `ask_teacher`."""
         own = {key: x for key, x in batch.items() if not key.startswith(OTHER)}
         network: Any = super()
         value, stats, metrics = network.loss(apply, own, keys, step)

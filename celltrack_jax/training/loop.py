@@ -88,8 +88,7 @@ def train(
         log = RunLog(workdir, config.train.steps, saved or 0)
         stack.callback(log.close)
         if saved is None and initial is not None:
-            settings = config.train
-            state = warm_start(state, initial(), settings.initial, settings.initial_rules, log.say)
+            state = warm_start(state, initial(), config.train.initial, config.train.initial_rules, log.say)
         preemption = stack.enter_context(Preemption())
         if saved is not None:
             log.say(f"resumed at step {saved} of {config.train.steps}")

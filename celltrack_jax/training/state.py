@@ -150,7 +150,7 @@ def make_step(
     ) -> Any:
         if isinstance(task, TaughtTask):
             averaged = Variables(gather(ema.params), ema.stats)
-            batch = task.taught(lambda *inputs: model.apply(averaged, *inputs)[0], batch)
+            batch = task.ask_teacher(lambda *inputs: model.apply(averaged, *inputs)[0], batch)
         # The sample number already grows with the step, so (seed, sample) names (seed, step, place in the batch).
         keys = jax.vmap(lambda sample: jax.random.fold_in(jax.random.key(seed), sample))(batch["sample"])
 
