@@ -2,8 +2,8 @@
 
 The teacher is the average of the weights so far (`ema_decay`; Tarvainen & Valpola 2017, arXiv:1703.01780), which is what
 is evaluated and applied too. In each step it sees as many crops of images without annotation as there are of others, as
-they are read; what it is sure of becomes their labels, of the rest nothing is known; the network learns them from crops
-that are augmented (Sohn et al. 2020, arXiv:2001.07685). All of it is in the compiled step.
+they are read, with what reflects beyond the image; what it is sure of becomes their labels, of the rest nothing is
+known; the network learns them augmented (Sohn et al. 2020, arXiv:2001.07685). All of it is in the compiled step.
 
 Shapes: B batch, R the read size (Y, X), C channels.
 """
@@ -194,7 +194,7 @@ class SemiSupervised(OutlineData):
         told = {key.removeprefix(OTHER): x for key, x in batch.items() if key.startswith(OTHER)}
         keys = jax.vmap(functools.partial(jax.random.fold_in, data=_AUGMENT))(keys)
         second, after, more = network.loss(apply, told, keys, step)
-        # Both began with the same running statistics: the mean is what one batch of all samples would have made.
+        # Both began with the same running statistics, which take from each half as much.
         stats = jax.tree.map(lambda a, b: (a + b) / 2, stats, after)
         metrics |= {OTHER + key: x for key, x in more.items()} | {OTHER + "loss": second}
         weight = self.semi.weight_at(step)

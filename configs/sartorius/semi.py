@@ -75,4 +75,3 @@ def _augment_strongly(augment: Any) -> None:
     for name in ("flip", "gamma", "contrast", "noise", "brightness"):
         augment[f"{name}_probability"] = 0.5
     augment.blur_probability = 0.3
-    augment.affine_probability = 1.0
