@@ -17,6 +17,7 @@ import numpy as np
 from celltrack_jax.data import normalise, unknown
 from celltrack_jax.data.annotation import KINDS, is_covered
 from celltrack_jax.data.diameters import frame_diameters
+from celltrack_jax.data.left_out import LeftOut, keep_largest
 from celltrack_jax.data.places import Places, Request, ScaledPlaces, WholeFrames, batched, by_frame
 from celltrack_jax.data.store import StoredSequence
 from celltrack_jax.errors import InputError
@@ -56,6 +57,7 @@ def crops(
     whole: bool = False,
     diameter_px: float = 0.0,
     categories: Sequence[str] = (),
+    left_out: LeftOut | None = None,
 ) -> grain.MapDataset:
     """Makes the endless batches of crops of one process.
 
@@ -70,7 +72,7 @@ def crops(
       process: index and number of processes, which divides the batch size.
       foreground_probability: in [0, 1].
       unknown_radius_um: around a marker without an outline, unlabelled pixels within this distance are unknown.
-      max_cells: cells in a crop have labels below it.
+      max_cells: cells in a crop have labels below it: of more the largest are kept, and the others are unknown.
       seed: of all random choices.
       margin: voxels per axis by which a crop may reach beyond the frame, so that the frame's border comes to lie
         where the network looks after the margin is cut off.
@@ -80,6 +82,7 @@ def crops(
       diameter_px: above 0, crops are read so large that, resized to `shape`, the frame's median cell has this diameter
         (2D; `diameters.frame_diameters`). The margin is that of the resized crop.
       categories: names of the categories of sequences, in the order of their numbers; () for none.
+      left_out: counts the cells for which crops have no room.
 
     Returns:
       A data set of dicts: image (B, *S, C) float32, normalised by the frame's percentiles; labels (B, *S) int32,
@@ -90,7 +93,7 @@ def crops(
     Raises:
       InputError: no movie has as many frames in a row as a clip; there is no frame, 3D crops are asked of a 2D
         movie or whole frames of stacks; a sequence's category is none of those given; a diameter is asked of stacks,
-        clips or whole frames; while reading, a crop with too many cells.
+        clips or whole frames.
     """
     flat = (1,) * (3 - ndim)
     reader = _Reader(
@@ -108,6 +111,7 @@ def crops(
         whole=whole,
         diameter_px=diameter_px,
         categories=categories,
+        left_out=left_out or LeftOut(),
     )
     return batched(batch_size, process, reader.read)
 
@@ -132,8 +136,9 @@ class _Reader:
         whole: bool,
         diameter_px: float,
         categories: Sequence[str],
+        left_out: LeftOut,
     ):
-        self.sequences = sequences
+        self.sequences, self.left_out = sequences, left_out
         self.shape, self.ndim = shape, ndim
         self.unknown_radius_um, self.max_cells = unknown_radius_um, max_cells
         self.silver = silver
@@ -255,21 +260,18 @@ class _Reader:
         outside = self.places.outside(request)
         image = normalise.normalise(reads["image"].result(), sequence.percentiles[t])
         labels, count = unknown.dense(self._labels(request, reads))
-        if count >= self.max_cells:
-            raise InputError(
-                f"sequence {sequence.name}, frame {sequence.frames[t]}: a crop holds {count} cells, more than "
-                f"max_cells = {self.max_cells} has room for: set data.max_cells to {2 * count} or make crops smaller"
-            )
         if any(before or after for before, after in outside):
             image = np.pad(image, [(0, 0), *outside], mode="reflect")
             labels = np.pad(labels, outside, constant_values=-1)
         if self.whole or self.scaled:
             size = (self.shape[1], self.shape[2])
             image = resize.resize_on_host(image[:, 0], size)[:, None]
-            labels = resize.resize_labels(labels[0], size)[None]
-        if self.scaled:
-            # Small cells may have lost their only pixels.
-            labels, _ = unknown.dense(labels)
+            # Small cells may lose their only pixels.
+            labels, count = unknown.dense(resize.resize_labels(labels[0], size)[None])
+        if count >= self.max_cells:
+            where = f"sequence {sequence.name}, frame {sequence.frames[t]}"
+            self.left_out.count(where, count, self.max_cells - 1)
+            labels = keep_largest(labels, self.max_cells - 1)
         image = np.moveaxis(image, 0, -1)
         return (image[0], labels[0]) if self.ndim == 2 else (image, labels)
 

@@ -101,6 +101,15 @@ class DescribedTask(Task, Protocol):
 
 
 @runtime_checkable
+class CountingTask(Task, Protocol):
+    """A task that counts what is odd about its input while it is read."""
+
+    def input_counts(self) -> Mapping[str, float]:
+        """Returns counts of this process since the run was started or resumed, for its log; nothing where all is well."""
+        ...
+
+
+@runtime_checkable
 class SegmentationTask(Task, Protocol):
     """A task whose runs segment movies: what launch.predict needs of it. Shapes: *T a tile's spatial axes."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from celltrack_jax.data import pipeline, store
 from celltrack_jax.data.annotation import KINDS
+from celltrack_jax.data.left_out import LeftOut
 from celltrack_jax.errors import InputError
 from celltrack_jax.tasks.frames import FrameData, labelled
 from celltrack_jax.tasks.judged import JudgedImage
@@ -24,6 +25,14 @@ _NO_OUTLINES = ("none", "points")
 
 class OutlineData(FrameData):
     """The part of a task that knows the outlines of its cells."""
+
+    def input_counts(self) -> dict[str, float]:
+        """Returns how many cells crops had no room for, once there is one."""
+        return {"cells_left_out": float(self._left_out.cells)} if self._left_out.cells else {}
+
+    @functools.cached_property
+    def _left_out(self) -> LeftOut:
+        return LeftOut()
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the global batch."""
@@ -77,6 +86,7 @@ class OutlineData(FrameData):
             seed=self.config.seed,
             diameter_px=data.get("diameter_px", 0.0),
             categories=self.categories,
+            left_out=self._left_out,
             **settings,
         )
 

@@ -19,7 +19,7 @@ from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.tasks import BucketedTask, DescribedTask, Task
+from celltrack_jax.tasks import BucketedTask, CountingTask, DescribedTask, Task
 from celltrack_jax.training import cost, memory, peers, rules
 from celltrack_jax.training import mesh as meshes
 from celltrack_jax.training.checkpoint import Checkpoints, check_shared, save_config, save_facts
@@ -252,9 +252,9 @@ class _Loop:
                 )
         means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
         rates = {} if newest else self.clock.read()
-        self.log.write(
-            "train", last, {**means, "learning_rate": np.asarray(self.schedule(last - 1)).item(), **rates}
-        )
+        counts = self.task.input_counts() if isinstance(self.task, CountingTask) else {}
+        rate = np.asarray(self.schedule(last - 1)).item()
+        self.log.write("train", last, {**means, "learning_rate": rate, **counts, **rates})
         self._report_hosts(last, rates)
 
     def _report_hosts(self, step: int, rates: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from celltrack_jax.data import normalise, pipeline, places, prepare, sources, store
 from celltrack_jax.data.annotation import is_covered
+from celltrack_jax.data.left_out import LeftOut, keep_largest
 from celltrack_jax.data.unknown import dense, merge
 from celltrack_jax.errors import InputError
 from tests.data import datasets
@@ -372,16 +373,40 @@ def test_3d_crops_of_a_2d_movie_are_refused(movies):
         crops(movies, shape=(4, 8, 8), ndim=3, margin=(0, 0, 0))
 
 
-def test_too_many_cells_name_sequence_frame_and_cure(movies):
-    dataset = crops(movies, frames=[[4], []], shape=datasets.SHAPE, max_cells=3)
-    with pytest.raises(
-        InputError, match=r"sequence 01, frame 4: .* 3 cells.*max_cells = 3.*set data.max_cells"
-    ):
-        dataset[0]
-    assert crops(movies, frames=[[4], []], shape=datasets.SHAPE, max_cells=4)[0]["labels"].max() == 3
-    # Through the threads of a data iterator it stays the same error.
-    with pytest.raises(InputError, match="sequence 01, frame 4"):
-        next(iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))))
+def test_of_too_many_cells_the_largest_are_kept_and_the_others_said_and_counted(movies):
+    said: list[str] = []
+    counted = LeftOut(said.append)
+    changes = {"frames": [[4], []], "shape": datasets.SHAPE}
+    whole = crops(movies, **changes, max_cells=4)[0]["labels"]
+    assert whole.max() == 3
+    dataset = crops(movies, **changes, max_cells=3, left_out=counted)
+    labels = dataset[0]["labels"]
+    for found, every in zip(labels, whole, strict=True):
+        sizes = np.bincount(every[every > 0])
+        smallest = int(np.argmin(sizes[1:])) + 1
+        np.testing.assert_array_equal(found == -1, every == smallest)
+        np.testing.assert_array_equal(found, dense(np.where(every == smallest, -1, every))[0])
+    assert counted.cells == len(labels)
+    np.testing.assert_array_equal(dataset[0]["labels"], labels)
+    (text,) = said
+    assert (
+        "sequence 01, frame 4: a crop holds 3 cells, and data.max_cells = 3 has room for 2: its 1 smallest"
+        in text
+    )
+    assert "set data.max_cells to 6" in text
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_keep_largest_is_a_sort_by_size(seed, room):
+    rng = np.random.default_rng(seed)
+    labels, count = dense(rng.integers(-1, rng.integers(1, 12), (9, 9)))
+    order = sorted(range(1, count + 1), key=lambda name: (-np.count_nonzero(labels == name), name))
+    kept = sorted(order[:room])
+    expected = np.where(labels > 0, -1, labels)
+    for number, name in enumerate(kept, 1):
+        expected[labels == name] = number
+    np.testing.assert_array_equal(keep_largest(labels, room), expected)
 
 
 def test_no_frames_and_uneven_batches_are_refused(movies):

@@ -12,8 +12,10 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.tasks import dense, frames
+from celltrack_jax.training import loop, progress
 from configs.ctc import segment
 from configs.hela import centroids
+from configs.sartorius import mask_rcnn
 from tests import tiny_store
 
 
@@ -297,3 +299,26 @@ def test_a_crop_whose_coarse_levels_split_unevenly_is_refused(argument, space, l
         tasks.build(config)
     config.data.crop = (least, *size)
     tasks.build(config)
+
+
+def test_cells_without_room_are_counted_for_the_log(task):
+    assert task.input_counts() == {}
+    task.config.data.max_cells = 3
+    labels = task.train_data((0, 1))[0]["labels"]
+    assert labels.max() == 2
+    assert task.input_counts()["cells_left_out"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configured", [segment, mask_rcnn], ids=["dense", "mask_rcnn"])
+def test_crops_of_more_cells_than_there_is_room_for_are_trained_on(configured, store, tmp_path, capsys):
+    config = configured.get_config("tiny")
+    config.data.update({"store": str(store), "max_cells": 3, "categories": ()})
+    config.train.steps = config.train.evaluate_every = config.train.save_every = 2
+    config.train.log_every = 1
+    assert loop.train(tasks.build(config), config, tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("data.max_cells = 3 has room for 2") == 1
+    rows = [row for row in progress.read_history(tmp_path) if row["kind"] == "train"]
+    assert rows[-1]["cells_left_out"] > 0
+    assert np.isfinite(rows[-1]["loss"])
