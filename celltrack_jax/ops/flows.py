@@ -8,7 +8,7 @@ Shapes: S spatial axes (Y, X) or (Z, Y, X), D of them; K cells; P pixels of a ch
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +158,13 @@ def _seen(axes: int) -> int:
     return 1 + sum(1 for _ in _around(axes))
 
 
-def follow(flow: jax.Array, mask: jax.Array, *, steps: int | jax.Array) -> jax.Array:
+def follow(
+    flow: jax.Array,
+    mask: jax.Array,
+    *,
+    steps: int | jax.Array,
+    size: Sequence[int | jax.Array] | None = None,
+) -> jax.Array:
     """Goes along the flow from every pixel of a mask, in steps of its length (Euler's method).
 
     Only pixels of the mask are followed, in chunks of a fixed size, as many as there are, and after 48 and 96 steps only
@@ -169,11 +175,13 @@ def follow(flow: jax.Array, mask: jax.Array, *, steps: int | jax.Array) -> jax.A
       flow: (*S, D) float32, pixels per step; between pixels it is linear, and it is 0 where the mask is false.
       mask: (*S) bool.
       steps: of each point; may be traced.
+      size: D lengths of the map, within which points stay, where what lies behind is padding; may be traced.
 
     Returns:
       (*S, D) float32 index where it ends, inside the map; its own index for pixels outside of the mask.
     """
     shape = mask.shape
+    size = shape if size is None else tuple(size)
     table = jnp.where(mask[..., None], flow, 0.0).reshape(-1)
     index = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in shape), indexing="ij"), -1)
     points, moving = index.reshape(mask.size, -1), mask.reshape(-1)
@@ -181,13 +189,18 @@ def follow(flow: jax.Array, mask: jax.Array, *, steps: int | jax.Array) -> jax.A
     for reached in _RESTS:
         # What goes to and fro has to stop where it would be after all steps: an even number is left out.
         now = steps if reached is None else jnp.minimum(reached + steps % 2, steps)
-        points, moving = _followed(table, shape, points, moving, now - done)
+        points, moving = _followed(table, shape, size, points, moving, now - done)
         done = now
     return points.reshape(*shape, -1)
 
 
 def _followed(
-    table: jax.Array, shape: tuple[int, ...], points: jax.Array, moving: jax.Array, steps: jax.Array
+    table: jax.Array,
+    shape: tuple[int, ...],
+    size: tuple[int | jax.Array, ...],
+    points: jax.Array,
+    moving: jax.Array,
+    steps: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Points (N, D) after so many steps, of those that move; and which of them the last two steps have moved, (N,)."""
     count = len(points)
@@ -195,7 +208,7 @@ def _followed(
     listed = jnp.nonzero(moving, size=count + -count % chunk, fill_value=count)[0].astype(jnp.int32)
 
     def go(number: jax.Array, point: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return lax.fori_loop(0, number, lambda _, point: _moved(table, shape, point), point)
+        return lax.fori_loop(0, number, lambda _, point: _moved(table, shape, size, point), point)
 
     def follow_chunk(k: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         points, moves = state
@@ -211,22 +224,30 @@ def _followed(
     return lax.fori_loop(0, chunks, follow_chunk, (points, jnp.zeros(count, bool)))
 
 
-def _moved(table: jax.Array, shape: tuple[int, ...], point: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Points (P,) per axis after a step; the table is the flow (*S, D), flattened."""
+def _moved(
+    table: jax.Array,
+    shape: tuple[int, ...],
+    size: tuple[int | jax.Array, ...],
+    point: tuple[jax.Array, ...],
+) -> tuple[jax.Array, ...]:
+    """Points (P,) per axis after a step; the table is the flow (*S, D), flattened, of which `size` is no padding."""
     axes = len(shape)
-    low = [jnp.clip(along.astype(jnp.int32), 0, max(n - 2, 0)) for along, n in zip(point, shape, strict=True)]
+    low = [
+        jnp.clip(along.astype(jnp.int32), 0, jnp.maximum(n - 2, 0))
+        for along, n in zip(point, size, strict=True)
+    ]
     share = [along - first for along, first in zip(point, low, strict=True)]
     step = [jnp.zeros_like(point[0])] * axes
     for corner in itertools.product((0, 1), repeat=axes):
         index = jnp.zeros_like(low[0])
         weight = jnp.ones_like(point[0])
-        for first, part, behind, n in zip(low, share, corner, shape, strict=True):
-            index = index * n + jnp.minimum(first + behind, n - 1)
+        for first, part, behind, n, stride in zip(low, share, corner, size, shape, strict=True):
+            index = index * stride + jnp.minimum(first + behind, n - 1)
             weight *= part if behind else 1 - part
         for axis in range(axes):
             there = table.at[index * axes + axis].get(mode="promise_in_bounds")
             step[axis] += weight * there
-    return tuple(jnp.clip(along + by, 0, n - 1) for along, by, n in zip(point, step, shape, strict=True))
+    return tuple(jnp.clip(along + by, 0, n - 1) for along, by, n in zip(point, step, size, strict=True))
 
 
 def gathered(position: jax.Array, mask: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:

@@ -4,6 +4,7 @@ Shapes: B batch, S spatial axes (Y, X) or (Z, Y, X), D of them. Channels: D comp
 unit vector in cells, and the logit of cell. Flows, steps and sizes count in pixels, whatever the spacing.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -14,6 +15,7 @@ from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
 from celltrack_jax.ops import flows
 from celltrack_jax.ops.labels import sizes
+from celltrack_jax.ops.rooms import room
 from celltrack_jax.representations import Target, instances, losses
 from celltrack_jax.representations.room import with_room
 
@@ -97,17 +99,8 @@ class Flow:
         mask = prediction[..., self.axes] > self.cellprob_threshold
         if not mask.any():
             return np.zeros(mask.shape, np.int32)
-        flow = jnp.asarray(prediction[..., : self.axes] / np.float32(self.flow_scale))
-        end = _follow(flow, mask, steps=self.steps)
-        (labels,) = with_room(lambda count: _gathered(end, mask, count=count), self.max_cells)
-        size = np.bincount(labels.reshape(-1))
-        labels = _without(labels, size > self.max_fraction * mask.size)
-        if self.flow_threshold:
-            room = self.max_cells
-            while room <= labels.max():
-                room *= 4
-            errors = _errors(flow, labels, room, logarithm=self.logarithm)
-            labels = _without(labels, np.asarray(errors) > self.flow_threshold)
+        flow = prediction[..., : self.axes] / np.float32(self.flow_scale)
+        labels = self._gathered(flow, mask)
         if self.fill_holes:
             labels = instances.fill_holes(labels)
         return instances.drop_small(labels, self.min_size)
@@ -132,6 +125,24 @@ class Flow:
         good = (errors <= flow_error) & (size >= self.min_size) & (size <= self.max_fraction * mask.size)
         background = ~mask & (logit <= losses.logit(1 - sure))
         return jnp.where((labels > 0) & good[labels], labels, jnp.where(background, 0, -1))
+
+    def _gathered(self, flow: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """(*S) int32 cells of a flow (*S, D), without those that are too large or have other flows."""
+        size = mask.shape
+        # Planes are padded, so that images of many sizes share a few programs; a volume would become twice as large.
+        around = [(0, room(n, per_doubling=4) - n if self.axes == 2 else 0) for n in size]
+        mask, flow = np.pad(mask, around), np.pad(flow, [*around, (0, 0)])
+        end = _follow(flow, mask, steps=self.steps, size=size)
+        (labels,) = with_room(lambda count: _gathered(end, mask, count=count), self.max_cells)
+        pixels = np.bincount(labels.reshape(-1))
+        labels = _without(labels, pixels > self.max_fraction * math.prod(size))
+        if self.flow_threshold:
+            most = self.max_cells
+            while most <= labels.max():
+                most *= 4
+            errors = _errors(flow, labels, most, logarithm=self.logarithm)
+            labels = _without(labels, np.asarray(errors) > self.flow_threshold)
+        return labels[tuple(map(slice, size))]
 
     def perfect(self, target: Target) -> jax.Array:
         """The flow as it is learned, and saturated logits."""

@@ -124,6 +124,26 @@ def test_decoding_compiles_once_for_all_numbers_of_cells():
     assert sizes[0] == sizes[1] == sizes[2]
 
 
+def test_images_of_many_sizes_share_programs_and_are_decoded_as_if_there_were_no_padding(monkeypatch):
+    """Noise, and flows that lead out of the image at its last row and column."""
+    representation, rng = make(flow_threshold=2.0, max_fraction=0.03), np.random.default_rng(0)
+    programs = (flow._follow, flow._gathered, flow._errors)
+    raws, found, sizes = [], [], []
+    for shape in ((81, 90), (90, 83)):
+        raw = answer(representation, ellipses((96, 96), (5, 10), seed=5)[: shape[0], : shape[1]], ONES)
+        raw[..., :2] += rng.normal(0, 0.5, (*shape, 2))
+        raw[-3:, :, 0] = raw[:, -3:, 1] = 5
+        raws.append(raw.astype(np.float32))
+        found.append(representation.decode(raws[-1], ONES))
+        sizes.append([program._cache_size() for program in programs])
+    assert sizes[0] == sizes[1]
+    monkeypatch.setattr(flow, "room", lambda size, per_doubling: size)
+    for raw, labels in zip(raws, found, strict=True):
+        assert labels.max() > 10
+        assert np.unique(labels[-1]).size > 2
+        np.testing.assert_array_equal(representation.decode(raw, ONES), labels)
+
+
 def test_it_says_which_channels_turn_with_the_image():
     assert isinstance(make(), VectorRepresentation)
     assert decode.vector(make()) == (0, 1)
