@@ -5,6 +5,7 @@ python -m launch.train --config=configs/ctc/segment.py:sim --describe
 python -m launch.train --config=... --workdir=... --on=slurm --slurm=nodes=2,gpus_per_node=4,partition=gpu
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from ml_collections import ConfigDict, config_flags
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.training import checkpoint, cost, loop, memory, mesh, rules
+from celltrack_jax.training import checkpoint, cost, loop, memory, mesh, peers, rules, size_models
 from celltrack_jax.training.optimizer import make_optimizer
+from celltrack_jax.training.preemption import Preemption
 from celltrack_jax.training.state import compile_step
 from launch import cli, cluster, embedders, on
 
@@ -29,6 +31,9 @@ _PROFILE = flags.DEFINE_string("profile", "", "first:last step of a profiler tra
 _DESCRIBE = flags.DEFINE_boolean(
     "describe", False, "print parameters, batch and cost of a step; train nothing"
 )
+
+_FIT_S = 24 * 3600.0
+"""For process 0 to fit size models, while the others wait."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +62,20 @@ def main(argv: Sequence[str]) -> int:
     done = loop.train(
         task, config, Path(_WORKDIR.value), profile=_profiled_steps(), initial=_initial(config.train.initial)
     )
+    if done and isinstance(task, tasks.SizingTask) and task.sizing:
+        done = _fit_sizes(task, Path(_WORKDIR.value))
     return 0 if done else cli.STOPPED
+
+
+def _fit_sizes(task: tasks.SizingTask, workdir: Path) -> bool:
+    """Fits the size models of a finished run, in one process; returns whether it was not told to stop."""
+    fitted = True
+    if jax.process_index() == 0:
+        with Preemption(together=False) as preemption:
+            say = functools.partial(print, flush=True)
+            fitted = size_models.fit_missing(task, workdir, preemption.asked, say)
+    peers.barrier("size model", _FIT_S)
+    return fitted
 
 
 def _initial(origin: str) -> Callable[[], Variables] | None:

@@ -82,6 +82,8 @@ class CPNet(nnx.Module):
             raise InputError(f"CPNet: a head cannot be named {STYLE!r}, which is an output of its own")
         self.kernels, self.pools = tuple(map(tuple, kernels)), tuple(map(tuple, pools))
         self.dtype = jnp.dtype(dtype)
+        self.style_features = widths[-1]
+        """F."""
         check_levels(
             tuple(widths), self.kernels, self.pools, (1,) * len(self.kernels[0]), (False,) * len(widths)
         )

@@ -43,11 +43,19 @@ class SizeModel(NamedTuple):
     """(F,) float64, of the images that it was fitted to."""
     mean_log: float
     """Of their diameters over 30 pixels."""
+    least: float
+    """Pixels, the smallest of these diameters, at least 5: a line tells nothing beyond what it was fitted to."""
+    most: float
+    """And the largest."""
 
     def diameters(self, styles: np.ndarray) -> np.ndarray:
-        """Diameters in pixels, at least 5: (N,) float64 from styles (N, F)."""
+        """Diameters in pixels, within those that it was fitted to: (N,) float64 from styles (N, F)."""
         logs = (np.asarray(styles, np.float64) - self.mean_style) @ self.weights + self.mean_log
-        return np.maximum(MEAN_DIAMETER * np.exp(logs), LEAST_DIAMETER)
+        return self.within(MEAN_DIAMETER * np.exp(logs))
+
+    def within(self, diameters: np.ndarray) -> np.ndarray:
+        """Cuts diameters in pixels to the range of those that it was fitted to."""
+        return np.clip(diameters, self.least, self.most)
 
 
 def fit(styles: np.ndarray, diameters: np.ndarray, *, penalty: float = 1.0) -> SizeModel:
@@ -70,4 +78,6 @@ def fit(styles: np.ndarray, diameters: np.ndarray, *, penalty: float = 1.0) -> S
     mean_style, mean_log = styles.mean(0), float(logs.mean())
     off = styles - mean_style
     square = off.T @ off + penalty * np.eye(off.shape[1])
-    return SizeModel(np.linalg.solve(square, off.T @ (logs - mean_log)), mean_style, mean_log)
+    weights = np.linalg.solve(square, off.T @ (logs - mean_log))
+    least, most = (max(float(limit), LEAST_DIAMETER) for limit in (diameters.min(), diameters.max()))
+    return SizeModel(weights, mean_style, mean_log, least, most)

@@ -16,6 +16,7 @@ from celltrack_jax.config import build as build_named
 from celltrack_jax.data.inputs import Input
 from celltrack_jax.metrics.overlap import Overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.ops.diameters import SizeModel
 from celltrack_jax.representations import Representation
 from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage
 from celltrack_jax.tracking.cells import Cells, Embed
@@ -179,6 +180,69 @@ class ClipSegmentationTask(SegmentationTask, Protocol):
     clips: Clips
     whole_size: tuple[int, ...]
     """(ndim) to which it resizes frames, which then have to come whole; () where any tile will do."""
+
+
+class ImageCells(NamedTuple):
+    """The cells of an image. Shapes: Y, X the image, n cells."""
+
+    labels: np.ndarray
+    """(Y, X) int32, 1..n, 0 background."""
+    score: np.ndarray | None = None
+    """(n,) float32 in 0..1, None where the network tells none."""
+    category: np.ndarray | None = None
+    """(n,) int32, place of the class in `ImageSegmentationTask.classes`."""
+    diameter_px: float | None = None
+    """That its cells were taken to have, None where the image was seen as it is."""
+    lost: int = 0
+    """Cells for which there was no room."""
+
+
+@runtime_checkable
+class ImageSegmentationTask(Task, Protocol):
+    """A task whose runs segment single images of any size: what launch.predict needs of it for folders of images."""
+
+    @property
+    def channels(self) -> int:
+        """C, channels of the images."""
+        ...
+
+    classes: tuple[str, ...]
+    """Names of the classes of cells; () where the network tells none."""
+    diameter_px: float
+    """Of the cells that it was taught; images are scaled to it. 0: images are seen as they are."""
+
+    def image_reader(
+        self,
+        model: FunctionalModel,
+        variables: Variables,
+        diameter: float | SizeModel | None,
+        wrap: Callable[[Callable[[np.ndarray], Any]], Callable[[np.ndarray], Any]] = ...,
+    ) -> Callable[[np.ndarray], ImageCells]:
+        """Returns what finds the cells of an image (C, Y, X), normalised float32; threads may share it.
+
+        Args:
+          model: of the run.
+          variables: its weights.
+          diameter: of the cells of all images, pixels; or what tells that of each; None for a network that sees images
+            as they are.
+          wrap: network (1, y, x, C) -> (1, y, x, K) to one that copes with larger images; one whose outputs are not
+            pixels leaves it out.
+        """
+        ...
+
+
+@runtime_checkable
+class SizingTask(ImageSegmentationTask, Protocol):
+    """A task whose networks tell, beside the cells, what an image is like: from that their diameter can be learned."""
+
+    sizing: Any
+    """Settings of the size model; None where a run has none."""
+
+    def fit_sizes(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> SizeModel | None:
+        """Fits a size model to trained weights; None when `stop()` became true."""
+        ...
 
 
 @runtime_checkable

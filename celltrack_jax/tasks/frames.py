@@ -179,6 +179,7 @@ class FrameTask(FrameData):
         network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
         self.stride, self.halo = network.stride, network.receptive_radius
         self.sees_clips: bool = getattr(network, "sees_clips", False)
+        self.style_features: int = getattr(network, "style_features", 0)
         self._forward = jax.jit(self._predict, static_argnums=0)
         if any(size % stride for size, stride in zip(self.crop, self.stride, strict=True)):
             raise InputError(f"data.crop {self.crop} is not a multiple of the model's stride {self.stride}")

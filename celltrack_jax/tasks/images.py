@@ -1,33 +1,47 @@
 """Collections of images -> a map of cells for each, judged image by image as the Sartorius competition does.
 
-Images may be brought to one diameter of cells: crops by `data.diameter_px`, and the images that are judged likewise.
-Shapes: Y, X an image, C channels.
+Images may be brought to one diameter of cells: crops by `data.diameter_px`, and the images that are judged or predicted
+likewise. What that diameter is in an image may be told, or found by a size model: the style that the network gives of
+the image says one, and the cells that it finds at that one say the other (docs/originals.md, 3.4).
+Shapes: Y, X an image, C channels, F features of a style.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy import ndimage, special
 
-from celltrack_jax.config import Config
+from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import store
+from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.data.diameters import frame_diameters
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
 from celltrack_jax.metrics.competition import competition_measures
 from celltrack_jax.metrics.overlap import Overlap, overlap
+from celltrack_jax.models.cpnet import STYLE
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.ops import resize
+from celltrack_jax.ops.diameters import SizeModel, fit, median_diameter
 from celltrack_jax.representations.flow import Flow
+from celltrack_jax.tasks import ImageCells
 from celltrack_jax.tasks.dense import DenseTask
 from celltrack_jax.tasks.frames import seen_by
 from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage, axis
+from celltrack_jax.tasks.one_diameter import Apply, padded, predict, shown_size
 
-_DIAMETERS = ("known", "median")
+_KNOWN, _MEDIAN, _SIZE_MODEL = "known", "median", "size model"
+_DIAMETERS = (_KNOWN, _MEDIAN, _SIZE_MODEL)
+_AT_ONCE = 2
+"""Images: while one is decoded the network sees the next."""
+_STYLE_OF = 2048
+"""The style is that of so many pixels along each axis in the middle of an image."""
+_SIZES = 0x73697A65
+"""Sets random numbers of the size model apart from others."""
 _TRIED = {
     "cellprob_threshold": (-2, -1, -0.5, 0, 0.5, 1, 2),
     "flow_threshold": (0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2),
@@ -36,11 +50,35 @@ _TRIED = {
 """Values that tuning tries."""
 
 
-class _Judged(NamedTuple):
-    """An image that was judged."""
+@dataclass(frozen=True)
+class Sizing:
+    """How a size model is fitted."""
 
-    overlap: Overlap
-    category: str | None
+    samples: int
+    """Views of training images, at random scales."""
+    tile: tuple[int, int]
+    """Y, X that a view has at most."""
+    scales: tuple[float, float]
+    """Least and largest scale, of the image as it is."""
+    penalty: float
+    """Of `diameters.fit`."""
+
+    def __post_init__(self):
+        low, high = self.scales
+        if not (0 < low <= high and self.samples > 0 and min(self.tile) > 0 and self.penalty >= 0):
+            raise InputError(
+                f"config.size_model: samples {self.samples} and tile {self.tile} are at least 1, scales {self.scales} "
+                f"positive and ascending, penalty {self.penalty} not negative"
+            )
+
+
+class _Told(NamedTuple):
+    """What the network says of an image."""
+
+    output: np.ndarray
+    """(Y, X, K) float32."""
+    diameter_px: float | None
+    """That its cells were taken to have; None where it does not matter."""
 
 
 def build(config: Config) -> "ImageTask":
@@ -51,48 +89,93 @@ def build(config: Config) -> "ImageTask":
 class ImageTask(DenseTask):
     """Learns one representation of the cells from images; the Task protocol of `celltrack_jax.tasks`."""
 
+    classes: tuple[str, ...] = ()
+    """The network tells none."""
+
     def __init__(self, config: Config):
         """Takes the experiment's config; opens no data.
 
         Args:
-          config: as of `DenseTask`, and data.diameter_px, evaluation.diameters.
+          config: as of `DenseTask`, and data.diameter_px, evaluation.diameters, and size_model where there is one.
         """
         super().__init__(config)
         if self.ndim != 2:
             raise InputError(f'data.crop {self.crop}: the task "images" is for 2D; take "dense" for stacks')
         if config.evaluation.diameters not in _DIAMETERS:
             raise InputError(f"evaluation.diameters is {config.evaluation.diameters!r}: one of {_DIAMETERS}")
+        self.diameter_px = float(config.data.diameter_px)
+        sizing = config.get("size_model") if self.diameter_px else None
+        self.sizing = from_mapping(Sizing, sizing.to_dict(), "size_model") if sizing else None
+        if self.sizing and not self.style_features:
+            raise InputError(
+                f"config.size_model is for networks that give a style, such as cpnet, and {config.model.name} does not: "
+                "leave size_model out"
+            )
+        if self._by_style and not self.sizing:
+            raise InputError(
+                f"evaluation.diameters is {_SIZE_MODEL!r}, and the config has no size_model: add it, as "
+                f"configs/sartorius/cellpose.py does, or set --config.evaluation.diameters={_MEDIAN}"
+            )
+        self._style = jax.jit(self._styled, static_argnums=0)
+
+    @property
+    def _by_style(self) -> bool:
+        """Whether images are judged at diameters that a size model tells."""
+        return bool(self.diameter_px) and self.config.evaluation.diameters == _SIZE_MODEL
+
+    def _styled(self, model: FunctionalModel, variables: Variables, image: jax.Array) -> jax.Array:
+        # Of the network nothing is left but its way down.
+        return model.apply(variables, image)[0][STYLE]
+
+    def data_facts(self) -> Mapping[str, Any]:
+        """Returns the diameter that prediction takes where nothing else says one."""
+        return {"median_diameter_px": self._median} if self.diameter_px else {}
 
     def evaluate(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Mapping[str, float | None] | None:
-        """Scores held-out images: mAP, which is the score, and AP50, AP75, AP90, over all and by category."""
-        every = self._judged(model, variables, stop)
-        if every is None:
+        """Scores held-out images: mAP, which is the score, and AP50, AP75, AP90, over all and by category.
+
+        With a size model, `diameter_error` is how far the diameters that it found are from the true ones, the mean of
+        their shares.
+        """
+        overlaps, categories, errors = [], [], []
+        for told, found in self._found(model, variables, stop):
+            image = found.image
+            overlaps.append(overlap(image.truth(), found.labels, image.number))
+            categories.append(image.category)
+            if self._by_style and told.diameter_px:
+                errors.append(abs(told.diameter_px / float(self._known[image.sequence.name][image.t]) - 1))
+        if stop():
             return None
-        scores = competition_measures([one.overlap for one in every], [one.category for one in every])
-        return scores | {"score": scores["mAP"], "images": float(len(every))}
+        scores = competition_measures(overlaps, categories)
+        if errors:
+            scores["diameter_error"] = float(np.mean(errors))
+        return scores | {"score": scores["mAP"], "images": float(len(overlaps))}
 
     def overlaps(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> dict[str, list[Overlap]] | None:
         """Returns how the cells of held-out images overlap with their outlines; None when `stop()` became true."""
-        every = self._judged(model, variables, stop)
-        return None if every is None else {"gold": [one.overlap for one in every]}
+        every = [
+            overlap(found.image.truth(), found.labels, found.image.number)
+            for found in self.results(model, variables, stop)
+        ]
+        return None if stop() else {"gold": every}
 
     def results(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Iterator[ImageResult]:
-        """Yields what is found in each of `judged_images`, until told to stop; decoding overlaps the next image."""
-        waiting = self._said(self.predictor(model, variables), stop)
-        yield from threads.mapped(lambda said: self.read(said[0], said[1](), {}), waiting, 2)
+        """Yields what is found in each of `judged_images`, until told to stop."""
+        yield from (found for _, found in self._found(model, variables, stop))
 
     def outputs(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> Iterator[tuple[JudgedImage, np.ndarray]]:
-        """Yields what `read` needs of each of `judged_images`, (Y, X, representation.channels)."""
-        for image, output in self._said(self.predictor(model, variables), stop):
-            yield image, output()
+        """Yields what `read` needs of each of `judged_images`, (Y, X, representation.channels), until told to stop."""
+        say = self._sayer(model, variables, stop)
+        if say is not None:
+            yield from ((image, say(image).output) for image in self._until(stop))
 
     def read(self, image: JudgedImage, output: np.ndarray, reading: Mapping[str, float]) -> ImageResult:
         """Makes cells of what `outputs` gave, with other settings of `representation`, by their dotted keys.
@@ -115,67 +198,165 @@ class ImageTask(DenseTask):
         own = self.config.representation
         return [axis(f"representation.{key}", _TRIED[key], own[key]) for key in _TRIED if key in own]
 
-    def _judged(
-        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
-    ) -> list[_Judged] | None:
-        every = [
-            _Judged(overlap(found.image.truth(), found.labels, found.image.number), found.image.category)
-            for found in self.results(model, variables, stop)
-        ]
-        return None if stop() else every
-
-    def _said(
-        self, forward: Callable, stop: Callable[[], bool]
-    ) -> Iterator[tuple[JudgedImage, Callable[[], np.ndarray]]]:
-        """Yields each of `judged_images` and what waits for the network's output, until told to stop."""
-        for _, own in itertools.groupby(self.judged_images(), lambda image: image.sequence.name):
-            images = list(own)
-            frames = [image.t for image in images]
-            told = self._predictions(images[0].sequence, frames, forward, 1.0, stop)
-            yield from ((image, output) for image, (_, output) in zip(images, told, strict=False))
-
-    def _predictions(
+    def image_reader(
         self,
-        sequence: store.StoredSequence,
-        frames: list[int],
-        forward: Callable,
-        contrast: float,
-        stop: Callable[[], bool],
-    ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-        """As of `FrameTask`, of images at the size that crops are taught at, put back to their own."""
-        window = self._window(sequence)
-        for t in frames:
+        model: FunctionalModel,
+        variables: Variables,
+        diameter: float | SizeModel | None,
+        wrap: Callable[[Apply], Apply] = lambda apply: apply,
+    ) -> Callable[[np.ndarray], ImageCells]:
+        """As of `tasks.ImageSegmentationTask`."""
+        apply = wrap(self.predictor(model, variables))
+
+        def read(image: np.ndarray) -> ImageCells:
+            told = self._told(model, variables, apply, diameter, image)
+            return ImageCells(self._cells(told.output), diameter_px=told.diameter_px)
+
+        return read
+
+    def _found(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Iterator[tuple[_Told, ImageResult]]:
+        say = self._sayer(model, variables, stop)
+        if say is None:
+            return
+
+        def find(image: JudgedImage) -> tuple[_Told, ImageResult]:
+            told = say(image)
+            return told, self.read(image, told.output, {})
+
+        yield from threads.mapped(find, self._until(stop), _AT_ONCE)
+
+    def _until(self, stop: Callable[[], bool]) -> Iterator[JudgedImage]:
+        for image in self.judged_images():
             if stop():
                 return
-            image = seen_by(self.inputs, sequence, t, window, contrast)[:, 0]
-            own = (image.shape[1], image.shape[2])
-            shown = self._shown(own, self._diameter(sequence, t))
-            image = image if shown == own else resize.resize_on_host(image, shown)
-            pads = [(0, _room(size, stride) - size) for size, stride in zip(shown, self.stride, strict=True)]
-            padded = np.moveaxis(np.pad(image, [(0, 0), *pads], mode="symmetric"), 0, -1)
-            output = forward(padded[None])
+            yield image
 
-            def result(
-                output: Any = output, shown: tuple[int, int] = shown, own: tuple[int, int] = own
-            ) -> Any:
-                whole = np.asarray(output[0])[: shown[0], : shown[1]]
-                if shown == own:
-                    return whole
-                return np.moveaxis(resize.resize_on_host(np.moveaxis(whole, -1, 0), own), 0, -1)
+    def _sayer(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> Callable[[JudgedImage], _Told] | None:
+        """Returns what applies the network to a judged image; None when `stop()` became true."""
+        sizes = self.fit_sizes(model, variables, stop) if self._by_style else None
+        if self._by_style and sizes is None:
+            return None
+        apply = self.predictor(model, variables)
 
-            yield t, result
+        def say(image: JudgedImage) -> _Told:
+            seen = self._image(image.sequence, image.t, image.window)
+            diameter = sizes or self._diameter(image.sequence, image.t)
+            return self._told(model, variables, apply, diameter, seen)
 
-    def _shown(self, size: tuple[int, int], diameter_px: float) -> tuple[int, int]:
+        return say
+
+    def _told(
+        self,
+        model: FunctionalModel,
+        variables: Variables,
+        apply: Apply,
+        diameter: float | SizeModel | None,
+        image: np.ndarray,
+    ) -> _Told:
+        """What the network says of an image (C, Y, X) whose cells have this diameter, None where it does not matter.
+
+        By a size model, at the diameter of the cells that are found at the one which the image's style tells.
+        """
+        if not isinstance(diameter, SizeModel):
+            return _Told(self._output(image, apply, diameter), diameter)
+        size = (image.shape[1], image.shape[2])
+        y, x = (slice(max(0, (n - _STYLE_OF) // 2), (n + _STYLE_OF) // 2) for n in size)
+        told = float(diameter.diameters(self._style_of(model, variables, image[:, y, x])[None])[0])
+        output = self._output(image, apply, told)
+        labels = self._cells(output)
+        found = float(diameter.within(np.array(median_diameter(labels)))) if labels.any() else told
+        if self._shown(size, found) == self._shown(size, told):
+            return _Told(output, told)
+        return _Told(self._output(image, apply, found), found)
+
+    def _output(self, image: np.ndarray, apply: Apply, diameter_px: float | None) -> np.ndarray:
+        shown = self._shown((image.shape[1], image.shape[2]), diameter_px)
+        return predict(image, shown, apply, (self.stride[0], self.stride[1]))
+
+    def _cells(self, output: np.ndarray) -> np.ndarray:
+        return self.representation.decode(output, np.ones(2))
+
+    def _shown(self, size: tuple[int, int], diameter_px: float | None) -> tuple[int, int]:
         """Size of an image at which its cells have the diameter that crops are taught at."""
-        wanted = self.config.data.diameter_px
-        scale = wanted / diameter_px if wanted else 1.0
-        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        if not (self.diameter_px and diameter_px):
+            return size
+        return shown_size(size, self.diameter_px / diameter_px)
 
-    def _diameter(self, sequence: store.StoredSequence, t: int) -> float:
-        """Diameter in pixels that is taken for that of an image's cells."""
-        if not self.config.data.diameter_px:
-            return 1.0
-        if self.config.evaluation.diameters == "known":
+    def _style_of(self, model: FunctionalModel, variables: Variables, image: np.ndarray) -> np.ndarray:
+        """(F,) style of a view (C, y, x)."""
+        return np.asarray(self._style(model, variables, padded(image, (self.stride[0], self.stride[1]))))[0]
+
+    def fit_sizes(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> SizeModel | None:
+        """Fits a size model to the images that are trained on; None when `stop()` became true."""
+        assert self.sizing
+        views = self._views(self.sizing)
+
+        def until() -> Iterator[tuple[int, int, float, tuple[float, float]]]:
+            for view in views:
+                if stop():
+                    return
+                yield view
+
+        def seen(view: tuple[int, int, float, tuple[float, float]]) -> tuple[np.ndarray, float]:
+            s, t, scale, place = view
+            image = self._view(self._sequences[s], t, scale, place)
+            return self._style_of(model, variables, image), self._own_diameters[s][t] * scale
+
+        found = list(threads.mapped(seen, until(), _AT_ONCE))
+        if len(found) < len(views):
+            return None
+        styles, diameters = zip(*found, strict=True)
+        return fit(np.stack(styles), np.array(diameters), penalty=self.sizing.penalty)
+
+    def _views(self, sizing: Sizing) -> list[tuple[int, int, float, tuple[float, float]]]:
+        """Sequence, frame, scale, and place of the view in what it leaves out, in 0..1 along y and x."""
+        frames = [
+            (s, t)
+            for s, (sequence, taught) in enumerate(zip(self._sequences, self._taught(), strict=True))
+            for t in taught
+            if _has_outlines(sequence, t, silver=self.config.data.silver)
+        ]
+        if not frames:
+            raise InputError(
+                f"{self.config.data.store} has no image with cells to fit a size model to: leave size_model out of the "
+                "config"
+            )
+        random = np.random.default_rng((self.config.seed, _SIZES))
+        views = []
+        while len(views) < sizing.samples:
+            for index in random.permutation(len(frames)):
+                y, x = random.uniform(size=2).tolist()
+                views.append((*frames[index], float(random.uniform(*sizing.scales)), (y, x)))
+        return views[: sizing.samples]
+
+    def _view(
+        self, sequence: store.StoredSequence, t: int, scale: float, place: tuple[float, float]
+    ) -> np.ndarray:
+        """(C, y, x) of an image at a scale, or a tile of it."""
+        assert self.sizing
+        image = self._image(sequence, t, tuple(slice(0, size) for size in sequence.shape[2:]))
+        shown = shown_size((image.shape[1], image.shape[2]), scale)
+        inside = []
+        for size, most, share in zip(shown, self.sizing.tile, place, strict=True):
+            start = round(share * max(0, size - most))
+            inside.append(slice(start, start + most))
+        return resize.resize_on_host(image, shown)[:, *inside]
+
+    def _image(self, sequence: store.StoredSequence, t: int, window: tuple[slice, ...]) -> np.ndarray:
+        """(C, Y, X) float32, normalised as a whole."""
+        return seen_by(self.inputs, sequence, t, window, 1.0)[:, 0]
+
+    def _diameter(self, sequence: store.StoredSequence, t: int) -> float | None:
+        """Diameter in pixels that is taken for that of an image's cells; None where it does not matter."""
+        if not self.diameter_px:
+            return None
+        if self.config.evaluation.diameters == _KNOWN:
             return float(self._known[sequence.name][t])
         return self._median
 
@@ -186,15 +367,19 @@ class ImageTask(DenseTask):
         return {sequence.name: own for sequence, own in zip(judged, found, strict=True)}
 
     @functools.cached_property
+    def _own_diameters(self) -> list[np.ndarray]:
+        """Of the images of each sequence that is trained on."""
+        return frame_diameters(self._sequences, silver=self.config.data.silver)
+
+    @functools.cached_property
     def _median(self) -> float:
         """Of the images that are trained on."""
-        found = frame_diameters(self._sequences, silver=self.config.data.silver)
-        taught = [own[frames] for own, frames in zip(found, self._taught(), strict=True)]
+        taught = [own[frames] for own, frames in zip(self._own_diameters, self._taught(), strict=True)]
         return float(np.median(np.concatenate(taught)))
 
 
-def _room(size: int, stride: int) -> int:
-    """A multiple of the stride at least so large; there are two to a doubling, so that images share few programs."""
-    units = -(-size // stride)
-    whole = 1 << (units - 1).bit_length()
-    return stride * (3 * whole // 4 if whole >= 4 and units <= 3 * whole // 4 else whole)
+def _has_outlines(sequence: store.StoredSequence, t: int, *, silver: bool) -> bool:
+    """Tells whether a frame has an outlined cell, of which a diameter is known."""
+    left_out = [KINDS.index("markers")] + ([] if silver else [KINDS.index("silver")])
+    rows = sequence.foreground
+    return bool(((rows[:, 0] == t) & ~np.isin(rows[:, 6], left_out)).any())

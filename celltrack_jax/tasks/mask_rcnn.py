@@ -21,7 +21,8 @@ from celltrack_jax.metrics import competition, instances
 from celltrack_jax.metrics.overlap import Overlap, overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.models.mask_rcnn import BoxRegions, MaskRegions
-from celltrack_jax.tasks import detections, judged, regions
+from celltrack_jax.ops.diameters import SizeModel
+from celltrack_jax.tasks import ImageCells, detections, judged, regions
 from celltrack_jax.tasks.detections import Detections, Found, Reading
 from celltrack_jax.tasks.frames import normalised
 from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage
@@ -58,6 +59,9 @@ def build(config: Config) -> "MaskRCNNTask":
 
 class MaskRCNNTask(OutlineData):
     """Learns instances from crops; the Task protocol of `celltrack_jax.tasks`."""
+
+    diameter_px = 0.0
+    """Images are seen as they are."""
 
     def __init__(self, config: Config):
         """Takes the experiment's config; opens no data.
@@ -183,6 +187,24 @@ class MaskRCNNTask(OutlineData):
         """
 
         return lambda image, reading: self._detect(model, variables, *self._padded(image), reading)
+
+    def image_reader(
+        self,
+        model: FunctionalModel,
+        variables: Variables,
+        diameter: float | SizeModel | None,
+        wrap: object = None,
+    ) -> Callable[[np.ndarray], ImageCells]:
+        """As of `tasks.ImageSegmentationTask`; images are seen as they are, and as a whole."""
+        del diameter, wrap
+        detect = self.detector(model, variables)
+
+        def read(image: np.ndarray) -> ImageCells:
+            detected = detect(np.moveaxis(image, 0, -1), self.reading)
+            found = self.cells(detected, self.reading, (image.shape[1], image.shape[2]))
+            return ImageCells(found.labels, found.score, found.category, lost=int(detected.lost))
+
+        return read
 
     def _detected(
         self,

@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     r"representation\.max_cells",
     r"evaluation\.(max_frames|window|contrasts)",
     r"(inference|tracking)\..*",
+    r"size_model(\..*)?",
 )
 """Keys that a run may be continued with other values of: how long and where it runs, what it holds room for, and how
 it is watched. Everything else would make two runs out of one."""

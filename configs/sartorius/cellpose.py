@@ -70,16 +70,23 @@ def get_config(arg: str = "v3") -> ConfigDict:
             "holdout": 0.2,
             "max_frames": 64,
             "window": (2048, 2048),
-            # Diameters of the images that are judged: the "median" of the others', or "known" from their own outlines,
-            # which flatters.
-            "diameters": "median",
+            # Diameters of the images that are judged: what the "size model" says, the "median" of the others', or "known"
+            # from their own outlines, which flatters.
+            "diameters": "size model",
         }
+    )
+    # Diameters by styles: fitted to the weights that a run ends with, for launch.predict, and to those that are judged.
+    config.size_model = ConfigDict(
+        {"samples": 4850, "tile": (512, 512), "scales": (0.5, 1.5), "penalty": 1.0}  # 10 views of each image
     )
     config.inference.tile, config.inference.average = (512, 512), "none"
     if arg != "v3":
         config.data.categories = ()
         # 50 of 260 images.
         config.evaluation.folds, config.evaluation.holdout = 0, 0.1924
+        config.evaluation.diameters = "median"
+        # As much of a penalty per view.
+        config.size_model.samples, config.size_model.penalty = 420, 0.1
         # What Cellpose's network for nuclei was taught at: a third of the pixels of 30.
         config.data.diameter_px = 17.0
         config.data.crop, config.data.margin, config.data.batch_size = (128, 128), (28, 28), 4
@@ -92,6 +99,7 @@ def get_config(arg: str = "v3") -> ConfigDict:
         config.train.steps, config.optimizer.warmup_steps = 20, 4
         config.train.log_every, config.train.evaluate_every, config.train.save_every = 5, 10, 10
         config.evaluation.max_frames = 2
+        config.size_model.samples, config.size_model.tile = 8, (64, 64)
     return config
 
 
@@ -101,6 +109,7 @@ def sweep(add) -> None:
     add("style=none", overrides={"model.style": False})
     add("norm=group", overrides={"model.norm": "group"})
     add("logarithm", overrides={"representation.logarithm": True})
+    add("diameter=median", overrides={"evaluation.diameters": "median"})
     add("diameter=own", overrides={"data.diameter_px": 0.0})
 
 

@@ -48,6 +48,14 @@ def test_fewer_images_than_features_are_fitted():
     assert np.all(np.diff(model.diameters(styles)) > 0)
 
 
+def test_nothing_is_told_beyond_what_was_fitted():
+    styles = np.linspace(-1, 1, 9)[:, None]
+    model = diameters.fit(styles, 20 * np.exp(styles[:, 0]), penalty=0.0)
+    found = model.diameters(np.array([[-9.0], [0.5], [9.0]]))
+    np.testing.assert_allclose(found, 20 * np.exp([-1, 0.5, 1]), rtol=1e-6)
+    np.testing.assert_allclose(model.within(np.array([1.0, 30.0, 1e3])), [20 / np.e, 30, 20 * np.e])
+
+
 def test_images_without_cells_are_refused():
     with pytest.raises(ValueError, match="without cells"):
         diameters.fit(np.zeros((2, 3)), np.array([20.0, 0.0]))

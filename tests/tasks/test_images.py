@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
 from celltrack_jax.metrics import instances
 from celltrack_jax.metrics.overlap import overlap
-from celltrack_jax.tasks import images
+from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.representations import flow
+from celltrack_jax.training import checkpoint, size_models
 from configs.ctc import segment
 from configs.sartorius import cellpose
 from tests.data import collections_on_disk as collection
+from tests.inference.workdirs import save_untrained
 
 SHAPE = (90, 110)
 
@@ -42,8 +46,8 @@ def evaluate(task: Any, stopped: bool = False):
     return task.evaluate(None, None, lambda: stopped)
 
 
-def judged(task, monkeypatch, change=lambda labels: labels):
-    """Scores what a network says that sees the discs by their brightness, and the shapes it was given."""
+def seen_by_brightness(task, monkeypatch, change=lambda labels: labels):
+    """Gives a task a network that sees the discs by their brightness; returns the shapes that it was given."""
     shapes = []
 
     def forward(image):
@@ -55,6 +59,12 @@ def judged(task, monkeypatch, change=lambda labels: labels):
         return task.representation.perfect(target)[None]
 
     monkeypatch.setattr(task, "predictor", lambda model, variables: forward)
+    return shapes
+
+
+def judged(task, monkeypatch, change=lambda labels: labels):
+    """Scores what that network says, and the shapes it was given."""
+    shapes = seen_by_brightness(task, monkeypatch, change)
     return evaluate(task), shapes
 
 
@@ -83,13 +93,6 @@ def test_images_are_judged_at_the_diameter_that_is_taught(folder, monkeypatch):
 
 def test_a_stop_ends_the_evaluation(folder):
     assert evaluate(task_of(folder), stopped=True) is None
-
-
-@pytest.mark.parametrize(
-    ("size", "room"), [(1, 8), (8, 8), (9, 16), (17, 24), (25, 32), (520, 768), (33, 48)]
-)
-def test_rooms_are_multiples_of_which_there_are_two_to_a_doubling(size, room):
-    assert images._room(size, 8) == room
 
 
 def flow_task(folder):
@@ -140,3 +143,100 @@ def test_images_whose_cells_are_all_outlined_are_judged(folder):
 def test_what_is_not_known_is_refused(folder):
     with pytest.raises(InputError, match=r"evaluation\.diameters is 'guessed'"):
         task_of(folder, diameters="guessed")
+
+
+def sized(folder, **changes) -> tuple[Any, FunctionalModel, Any]:
+    """A task with a size model, its network, and weights that nobody trained: their styles tell sizes all the same."""
+    config = cellpose.get_config("tiny")
+    config.data.update({"store": str(folder), "categories": ("astro", "cort"), "diameter_px": 24.0})
+    config.evaluation.update({"folds": 2, "fold": 0, "diameters": "size model", "max_frames": 4})
+    config.size_model.update({"samples": 64, "penalty": 1e-6, "tile": (96, 96)})
+    config.update_from_flattened_dict(changes)
+    task = tasks.build(config)
+    model = FunctionalModel(task.model)
+    return task, model, jax.jit(model.init)(jax.random.key(0))
+
+
+def roundness(_, __, image):
+    """A style that tells the size of discs: the logarithm of their area over their circumference."""
+    bright = ndimage.gaussian_filter(image[0], 1) > 0.5
+    edge = bright & ~ndimage.binary_erosion(bright)
+    return np.log([max(bright.sum(), 1) / max(edge.sum(), 1)])
+
+
+def test_a_size_model_tells_images_of_two_scales_apart(folder, monkeypatch):
+    """Discs of 18 and 12 pixels, of which the median would be wrong by a fifth."""
+    task, model, variables = sized(folder)
+    monkeypatch.setattr(task, "_style_of", roundness)
+    shapes = seen_by_brightness(task, monkeypatch)
+    sizes = task.fit_sizes(model, variables, lambda: False)
+    # Scales of 0.5 to 1.5.
+    assert sizes.least < 8
+    assert sizes.most > 24
+    told = {}
+    for sequence, frames in task._held_out():
+        views = [task._image(sequence, t, (slice(1), slice(None), slice(None))) for t in frames]
+        told[sequence.name] = sizes.diameters([task._style_of(model, variables, view) for view in views])
+    np.testing.assert_allclose(told["astro"], 18, rtol=0.15)
+    np.testing.assert_allclose(told["cort"], 12, rtol=0.15)
+
+    scores = task.evaluate(model, variables, lambda: False)
+    assert scores["AP50"] == 1
+    assert scores["diameter_error"] < 0.1
+    assert len(shapes) > scores["images"], "the cells that were found correct the diameter"
+    assert task.evaluate(model, variables, lambda: True) is None
+    assert task.data_facts() == {"median_diameter_px": pytest.approx(15, rel=0.1)}
+
+
+def test_images_of_many_sizes_share_few_programs(folder, monkeypatch):
+    task, model, variables = sized(folder)
+    sizes = task.fit_sizes(model, variables, lambda: False)._replace(least=20.0, most=28.0)
+    shapes = seen_by_brightness(task, monkeypatch)
+    reader = task.image_reader(model, variables, sizes)
+    programs = (task._style, flow._follow, flow._gathered, flow._errors)
+    rng, before = np.random.default_rng(0), [program._cache_size() for program in programs]
+    for _ in range(10):
+        size = tuple(rng.integers(57, 65, 2).tolist())
+        image = np.where(collection.discs(size, 8.0, 0, 3) > 0, 1, rng.normal(0, 0.1, size))
+        found = reader(image[None].astype(np.float32))
+        assert found.labels.shape == size
+        assert 20 <= found.diameter_px <= 28
+    made = [program._cache_size() - count for program, count in zip(programs, before, strict=True)]
+    assert max(made) <= 1, "a room of 64 x 64"
+    # 49 to 77 pixels.
+    assert {size for shape in shapes for size in shape} <= {64, 96}
+
+
+def test_a_size_model_needs_a_network_with_styles(folder):
+    config = segment.get_config("tiny")
+    config.task = "images"
+    config.data.update({"store": str(folder), "categories": ("astro", "cort"), "diameter_px": 24.0})
+    config.evaluation.update({"folds": 2, "fold": 0, "diameters": "size model"})
+    with pytest.raises(InputError, match="the config has no size_model: add it"):
+        tasks.build(config)
+    config.size_model = cellpose.get_config("tiny").size_model
+    with pytest.raises(InputError, match="networks that give a style, such as cpnet, and unet does not"):
+        tasks.build(config)
+    with pytest.raises(InputError, match=r"config\.size_model: samples 0"):
+        sized(folder, **{"size_model.samples": 0})
+    # At their own size images need no diameter.
+    assert sized(folder, **{"data.diameter_px": 0.0})[0].sizing is None
+
+
+def test_the_size_model_of_a_run_is_kept_by_step_and_fitted_once(folder, tmp_path):
+    task, model, _ = sized(folder)
+    save_untrained(tmp_path, task.config)
+    said: list[str] = []
+    assert not size_models.fit_missing(task, tmp_path, lambda: True, said.append)
+    assert size_models.load(tmp_path, 0) is None
+    assert size_models.fit_missing(task, tmp_path, lambda: False, said.append)
+    step, variables = checkpoint.restore_variables(tmp_path, "latest", model)
+    kept, fitted = size_models.load(tmp_path, step), task.fit_sizes(model, variables, lambda: False)
+    assert kept is not None
+    for one, other in zip(kept, fitted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    assert size_models.fit_missing(task, tmp_path, lambda: True, said.append), "nothing is left to do"
+    assert len(said) == 1
+    size_models.path_of(tmp_path, step).write_text("{}")
+    with pytest.raises(InputError, match=r"size_models/0\.json .*remove it"):
+        size_models.load(tmp_path, step)
