@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import flags
@@ -15,6 +15,7 @@ from celltrack_jax.lineage import Lineage
 from celltrack_jax.tracking import links
 from launch import cli
 
+_Item = TypeVar("_Item")
 HUNGARIAN, NEAREST, STEPS = "hungarian", "nearest", "steps"
 ASSIGNMENTS = (HUNGARIAN, NEAREST, STEPS)
 LINKER = flags.DEFINE_string(
@@ -24,10 +25,15 @@ LINKER = flags.DEFINE_string(
     "or work folder of a launch.train run that links",
 )
 IMAGES = flags.DEFINE_string(
-    "images", None, "folder of t*.tif, of a folder of HDF5 volumes per channel, or an OME-Zarr image"
+    "images",
+    None,
+    "folder of t*.tif, of a folder of HDF5 volumes per channel, or an OME-Zarr image; or of single images, where the run "
+    "segments such",
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "result folder (01_RES): masks, res_track.txt, tracks.geff, tracks.csv"
+    "output",
+    None,
+    "result folder (01_RES): masks, res_track.txt, tracks.geff, tracks.csv; of images: label maps, cells.csv",
 )
 FRAMES = flags.DEFINE_string("frames", "", "frame numbers first:end, without the end; empty: all")
 ALLOW_GAPS = flags.DEFINE_boolean("allow_gaps", False, "go on where frame numbers are missing")
@@ -160,8 +166,8 @@ def check_output(output: Path, source: Path) -> None:
         raise InputError(f"--output={output} is a file: give a folder, such as 01_RES")
 
 
-def watch(what: str, frames: Iterable[int]) -> Iterator[int]:
-    """Yields frames and shows progress on a terminal; quiet in a log."""
+def watch(what: str, frames: Iterable[_Item]) -> Iterator[_Item]:
+    """Yields frames, or names of images, and shows progress on a terminal; quiet in a log."""
     if not sys.stderr.isatty():
         yield from frames
         return

@@ -1,6 +1,9 @@
-"""Segments and tracks a movie with a trained network, and writes a CTC result.
+"""Segments and tracks a movie with a trained network, and writes a CTC result; or segments a folder of single images.
 
     python -m launch.predict --segmenter=runs/sim --images=Fluo-N2DH-SIM+/02 --output=02_RES
+    python -m launch.predict --segmenter=runs/dsb --images=<folder of PNGs or TIFFs> --output=labels
+
+The task of the run says which of them: launch/predict_images.py describes the second, and the rest here is of movies.
 
 The movie streams through the devices in tiles, so neither its length nor the size of its frames has to fit their
 memory; --space=N spreads each tile over N of them. Segmented frames, and tiles of a frame that takes long, are kept
@@ -31,7 +34,7 @@ from celltrack_jax.inference import movies, track
 from celltrack_jax.inference.mask_folder import TILES, MaskFolder
 from celltrack_jax.inference.tile_folder import TileFolder
 from celltrack_jax.io import files, threads
-from launch import cli, cluster, linking
+from launch import cli, cluster, linking, predict_images
 
 if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for jax to load
     from celltrack_jax.inference.segment import Settings
@@ -40,6 +43,7 @@ if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for 
 
 flags.adopt_module_key_flags(linking)
 flags.adopt_module_key_flags(cluster)
+flags.adopt_module_key_flags(predict_images)
 SEGMENTER = flags.DEFINE_string("segmenter", None, "work folder of a launch.train run")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest, or a step")
 TILE = flags.DEFINE_list(
@@ -69,6 +73,10 @@ class _StoppedError(Exception):
 
 def main(_: Sequence[str]) -> int:
     """Segments, links and writes; the exit status."""
+    workdir = Path(str(SEGMENTER.value))
+    if predict_images.takes(workdir):
+        return predict_images.main(workdir, str(CHECKPOINT.value), (TILE, BATCH, SPACE, AVERAGE, MEMORY_GB))
+    predict_images.refuse_image_flags(workdir)
     output = Path(str(linking.OUTPUT.value))
     movie = movies.open_movie(Path(str(linking.IMAGES.value)))
     linking.check_output(output, movie.path)

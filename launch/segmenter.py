@@ -1,7 +1,8 @@
 """A trained run, ready to be applied to images."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from absl import logging
 from celltrack_jax import tasks
 from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
-from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.ops import lowering
 from celltrack_jax.tracking.sisters import Sisters
 from celltrack_jax.training import checkpoint, mesh
@@ -52,6 +53,22 @@ class Segmenter(NamedTuple):
     """A config's `evaluation.sisters`: what pairs of tracks are like, where there are any."""
 
 
+class ImageSegmenter(NamedTuple):
+    """A network for single images."""
+
+    task: tasks.ImageSegmentationTask
+    model: FunctionalModel
+    variables: Variables
+    step: int
+    """Of the checkpoint."""
+    identity: dict[str, Any]
+    """What its label maps depend on, beside the diameter of cells."""
+
+
+_READ_BY = ("representation", "proposals", "regions", "detection", "inference")
+"""Parts of a config that change what is read from an image."""
+
+
 def restore(workdir: Path, which: str, space: int) -> Segmenter:
     """Restores a run on all devices of this process.
 
@@ -65,7 +82,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
     """
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of a restore
     config = checkpoint.load_config(workdir)
-    try:
+    with _of_this_version(workdir):
         task = tasks.build(config)
         if not isinstance(task, tasks.SegmentationTask):
             raise InputError(
@@ -73,19 +90,14 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
             )
         if config.data.get("diameter_px", 0.0):
             raise InputError(
-                f"{workdir} learned from cells of {config.data.diameter_px} pixels (data.diameter_px), and prediction "
-                "does not scale images to that yet: train with --config.data.diameter_px=0"
+                f"{workdir} learned from cells of {config.data.diameter_px} pixels (data.diameter_px), and movies "
+                "are not scaled to that: train with --config.data.diameter_px=0"
             )
         tracking = config.tracking.to_dict()
         where = f"inference ({workdir}/config.json)"
         inference = from_mapping(Inference, config.inference.to_dict(), where)
         paired = config.evaluation.get("sisters")
         sisters = from_mapping(Sisters, paired.to_dict(), "evaluation.sisters") if paired else None
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
-            "version that trained it"
-        ) from error
     devices = jax.local_devices()
     if len(devices) % space:
         raise InputError(
@@ -94,9 +106,6 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
         )
     model = FunctionalModel(task.model)
     step, variables = checkpoint.restore_variables(workdir, which, model)
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(variables):
-        digest.update(np.asarray(leaf).tobytes())
     grid = jax.sharding.Mesh(np.array(devices).reshape(-1, space), (mesh.DATA, mesh.SPACE))
     clips, whole_size = None, ()
     if isinstance(task, tasks.ClipSegmentationTask):
@@ -105,7 +114,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
     split = jax.sharding.PartitionSpec(mesh.DATA, *time, mesh.SPACE if space > 1 else None)
     identity = {
         "step": step,
-        "weights": digest.hexdigest(),
+        "weights": _digest(variables),
         "representation": config.representation.to_dict(),
     }
     apply = task.predictor(model, jax.device_put(variables, mesh.replicated(grid)))
@@ -113,6 +122,50 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
         apply = _split(apply)
     sharding = jax.sharding.NamedSharding(grid, split)
     return Segmenter(task, inference, tracking, apply, sharding, identity, clips, whole_size, sisters)
+
+
+def restore_for_images(workdir: Path, which: str) -> ImageSegmenter:
+    """Restores a run that segments single images, on the first device of this process.
+
+    Args:
+      workdir: of the run.
+      which: checkpoint, as of `checkpoint.restore_variables`.
+
+    Raises:
+      InputError: there is no such run or checkpoint, or it segments no images.
+    """
+    logging.set_verbosity(logging.WARNING)
+    config = checkpoint.load_config(workdir)
+    with _of_this_version(workdir):
+        task = tasks.build(config)
+    if not isinstance(task, tasks.ImageSegmentationTask):
+        raise InputError(
+            f"{workdir} is a run of task {config.task!r}, which segments no single images: give another one"
+        )
+    model = FunctionalModel(task.model)
+    step, variables = checkpoint.restore_variables(workdir, which, model)
+    parts = {name: config[name].to_dict() for name in _READ_BY if name in config}
+    identity = {"step": step, "weights": _digest(variables), **parts}
+    return ImageSegmenter(task, model, variables, step, identity)
+
+
+@contextlib.contextmanager
+def _of_this_version(workdir: Path) -> Iterator[None]:
+    """Says what to do about a config that the program cannot read."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
+            "version that trained it"
+        ) from error
+
+
+def _digest(variables: Variables) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:

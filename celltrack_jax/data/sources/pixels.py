@@ -10,14 +10,13 @@ from celltrack_jax.io.png import read_png
 from celltrack_jax.io.tif import read_tif
 
 
-def read_image(path: Path, frame: int, colour_tolerance: int = 0) -> np.ndarray:
-    """Reads a frame of grey values, tif or PNG: (C=1, Z, Y, X)."""
+def read_image(path: Path, frame: int | None, colour_tolerance: int = 0) -> np.ndarray:
+    """Reads a frame of grey values, tif or PNG, or an image that is no frame (None): (C=1, Z, Y, X)."""
     read = read_png if path.suffix.lower() == ".png" else read_tif
     image = read(path, frame, colour_tolerance=colour_tolerance)
     if image.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path} (frame {frame}) holds {image.dtype}: write grey values as integers or floats"
-        )
+        where = str(path) if frame is None else f"{path} (frame {frame})"
+        raise InputError(f"{where} holds {image.dtype}: write grey values as integers or floats")
     image = image.astype(np.uint8) if image.dtype == bool else image
     # What the file's byte order was does not matter any more.
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
