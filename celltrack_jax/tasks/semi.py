@@ -171,10 +171,10 @@ class SemiSupervised(OutlineData):
         image = batch[OTHER + "image"]
         pads = [(0, -size % stride) for size, stride in zip(image.shape[1:3], self.stride, strict=True)]
         padded = jnp.pad(image, [(0, 0), *pads, (0, 0)], mode="symmetric")
-        labels = self._told(teacher, padded)[:, : image.shape[1], : image.shape[2]]
+        labels = self._believed(teacher, padded)[:, : image.shape[1], : image.shape[2]]
         return batch | {OTHER + "labels": lax.stop_gradient(labels)}
 
-    def _told(self, teacher: Teacher, image: jax.Array) -> jax.Array:
+    def _believed(self, teacher: Teacher, image: jax.Array) -> jax.Array:
         """Labels (B, *R) int32 of images (B, *R, C)."""
         raise NotImplementedError
 
@@ -221,7 +221,7 @@ class SemiImages(SemiSupervised, ImageTask):
             )
         self.trust = from_mapping(FlowTrust, dict(self.semi.trust), "semi.trust")
 
-    def _told(self, teacher: Teacher, image: jax.Array) -> jax.Array:
+    def _believed(self, teacher: Teacher, image: jax.Array) -> jax.Array:
         flips = symmetry.symmetries(flips=self.trust.flips, rotations=False)
         vector = self.representation.vector
         said = symmetry.averaged(lambda x: teacher(x)[HEAD], flips, vector)(image)
@@ -244,7 +244,7 @@ class SemiMaskRCNN(SemiSupervised, MaskRCNNTask):
             score=self.trust.doubt * every, min_area=0 * every, max_area=np.inf * every
         )
 
-    def _told(self, teacher: Teacher, image: jax.Array) -> jax.Array:
+    def _believed(self, teacher: Teacher, image: jax.Array) -> jax.Array:
         size = (image.shape[1], image.shape[2])
 
         def tell(one: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.tasks import TaughtTask
 from celltrack_jax.tasks.images import ImageTask
-from celltrack_jax.tasks.semi import OTHER, Semi
+from celltrack_jax.tasks.semi import OTHER, Semi, SemiImages, SemiMaskRCNN, SemiSupervised
 from celltrack_jax.training import checkpoint, loop, progress
 from configs.sartorius import cellpose, mask_rcnn, semi
 from tests.data import collections_on_disk as collection
@@ -270,6 +270,13 @@ def test_a_run_learns_from_images_that_nobody_annotated(folder, tmp_path, base):
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         task_of(cellpose, **changes)
+
+
+@pytest.mark.parametrize("task", [SemiImages, SemiMaskRCNN])
+def test_nothing_of_the_network_s_task_is_replaced_by_chance(task):
+    own = {name for part in (task, SemiSupervised) for name in vars(part) if not name.startswith("__")}
+    below = {name for part in SemiSupervised.__mro__[1:] + task.__mro__[2:] for name in vars(part)}
+    assert own & below == {"batch_spec", "train_data", "_taught", "loss"}
 
 
 def test_every_config_has_its_budget():
