@@ -5,6 +5,7 @@
         --config.data.store=stores/sartorius --config.evaluation.fold=0
     python -m launch.prepare --format=dsb --source=<DSB2018-fluo> --store=stores/dsb
     python -m launch.train   --config=configs/sartorius/cellpose.py:dsb --workdir=runs/dsb --config.data.store=stores/dsb
+    python -m launch.predict --segmenter=runs/dsb --images=<folder of images> --output=labels --submission=submission.csv
 
 | argument | what | data |
 |---|---|---|
@@ -14,7 +15,8 @@
 
 Cells are brought to a diameter of 30 pixels, nuclei (`dsb`) to 17, by that of their image. What is published else and
 here is not: the second input channel, which is empty in grey images, and images with fewer than 5 cells, which were left
-out.
+out. What diameter the cells of a predicted image have says the size model, which launch.train fits to the weights that it
+ends with, or --diameter_px.
 """
 
 from typing import Any

@@ -3,6 +3,8 @@
     python -m launch.prepare --format=dsb --source=<DSB2018-fluo> --store=stores/dsb
     python -m launch.train   --config=configs/sartorius/mask_rcnn.py:dsb_small --workdir=runs/dsb \
         --config.data.store=stores/dsb
+    python -m launch.predict --segmenter=runs/dsb --images=<folder of images> --output=labels --submission=submission.csv
+    python -m launch.track   --masks=labels --output=01_RES     # where these are frames, t000.tif, ...
     python -m launch.tune    --workdir=runs/dsb
     python -m launch.compare --configs=configs/sartorius/mask_rcnn.py:r50,configs/sartorius/cellpose.py:v3 --tune \
         --workdir=runs/compare --config.data.store=stores/sartorius --config.evaluation.fold=0

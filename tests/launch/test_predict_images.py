@@ -32,7 +32,9 @@ RADII = {"a": 6.0, "b c": 9.0, "t000": 6.0}
 def run(tmp_path_factory) -> Path:
     """The work folder of a Cellpose network that nobody trained."""
     folder = tmp_path_factory.mktemp("cellpose")
-    save_untrained(folder, cellpose.get_config("tiny"))
+    config = cellpose.get_config("tiny")
+    config.data.diameter_px = 30.0
+    save_untrained(folder, config)
     checkpoint.save_facts(folder, {"median_diameter_px": 15.0})
     return folder
 
