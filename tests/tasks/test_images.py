@@ -160,7 +160,7 @@ def sized(folder, **changes) -> tuple[Any, FunctionalModel, Any]:
 def roundness(_, __, image):
     """A style that tells the size of discs: the logarithm of their area over their circumference."""
     bright = ndimage.gaussian_filter(image[0], 1) > 0.5
-    edge = bright & ~ndimage.binary_erosion(bright)
+    edge = np.logical_and(bright, np.logical_not(ndimage.binary_erosion(bright)))
     return np.log([max(bright.sum(), 1) / max(edge.sum(), 1)])
 
 
