@@ -13,6 +13,10 @@
 | dsb | the same network, on two CPU cores | Data Science Bowl 2018, fluorescence; the last 50 images are held out |
 | tiny | what the tests train | |
 
+Measured: `dsb` after 1,000 steps (some 35 min of one core) on the 50 images: AP at IoU .5 .806, .75 .683, .9 .411, mAP
+.629 with diameters of the size model (7.6 % off), the same with the true ones, and .733 and .531 with the others' median.
+It has 3,000 steps now, which were not run.
+
 Cells are brought to a diameter of 30 pixels, nuclei (`dsb`) to 17, by that of their image. What is published else and
 here is not: the second input channel, which is empty in grey images, and images with fewer than 5 cells, which were left
 out. What diameter the cells of a predicted image have says the size model, which launch.train fits to the weights that it
@@ -86,15 +90,16 @@ def get_config(arg: str = "v3") -> ConfigDict:
         config.data.categories = ()
         # 50 of 260 images.
         config.evaluation.folds, config.evaluation.holdout = 0, 0.1924
-        config.evaluation.diameters = "median"
+        # By the median AP at IoU .5 is .07 lower.
+        config.evaluation.diameters = "median" if arg == "tiny" else "size model"
         # As much of a penalty per view.
         config.size_model.samples, config.size_model.penalty = 420, 0.1
         # What Cellpose's network for nuclei was taught at: a third of the pixels of 30.
         config.data.diameter_px = 17.0
         config.data.crop, config.data.margin, config.data.batch_size = (128, 128), (28, 28), 4
         config.optimizer.learning_rate, config.optimizer.clip_norm = 2e-3, 1.0
-        config.train.steps, config.optimizer.warmup_steps = 1000, 100
-        config.train.evaluate_every = config.train.save_every = 250
+        config.train.steps, config.optimizer.warmup_steps = 3000, 100
+        config.train.evaluate_every = config.train.save_every = 1000
     if arg == "tiny":
         config.data.crop, config.data.margin, config.data.batch_size = (48, 48), (8, 8), 2
         config.model = ConfigDict(_model(widths=(4, 8)))
