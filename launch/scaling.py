@@ -1,6 +1,6 @@
 """Predicts how training scales to a thousand chips, from compile reports and measured reading times, as a page.
 
-python -m launch.scaling --reports=docs/compile --output=docs/scaling.md
+python -m launch.scaling --reports=docs/compile --page=docs/scaling.md
 python -m launch.scaling --reports=docs/compile --measure      # reading times of this machine, first
 
 Reports are those of `launch.compile --json`: one chip (v5e:1x1) says what a step does alone, a slice what chips say to
@@ -28,7 +28,7 @@ from configs.ctc import segment
 from launch import cli
 
 _REPORTS = flags.DEFINE_string("reports", "docs/compile", "folder of launch.compile's reports")
-_OUTPUT = flags.DEFINE_string("output", "docs/scaling.md", "page to write")
+_PAGE = flags.DEFINE_string("page", "docs/scaling.md", "page to write")
 _MEASURE = flags.DEFINE_boolean(
     "measure", False, "measure reading times into <reports>/input.json; write no page"
 )
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         files.replace_text(folder / INPUT_FILE, text, "or choose another --reports")
         return
     text = page(read_reports(folder), _read_json(folder / INPUT_FILE))
-    files.replace_text(Path(_OUTPUT.value or ""), text, "or choose another --output")
+    files.replace_text(Path(_PAGE.value or ""), text, "or choose another --page")
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:

@@ -134,18 +134,18 @@ def test_a_cell_is_as_wide_as_the_outlined_ones(task):
     rows = np.zeros((3, 7), np.int32)
     rows[:, 5] = 4 * 314
     disc = sequence._replace(foreground=rows, spacing_um=(1.0, 0.5, 0.5))
-    task.__dict__["_sequences"] = [disc]
+    task.__dict__.update(_own=[disc], _sequences=[disc])
     assert task._diameter_um() == pytest.approx(20, rel=1e-3)
     rows[:, 5] = 4189 // 4
     ball = disc._replace(shape=(1, 1, 9, 40, 40), spacing_um=(4.0, 1.0, 1.0))
-    task.__dict__["_sequences"] = [ball]
+    task.__dict__.update(_own=[ball], _sequences=[ball])
     assert task._diameter_um() == pytest.approx(20, rel=1e-3)
 
 
 def test_markers_alone_do_not_tell_how_wide_a_cell_is(task):
     (sequence,) = task._sequences
     markers = sequence._replace(foreground=np.array([[0, 0, 5, 5, 1, 9, 1]]), annotation=["markers"] * 10)
-    task.__dict__["_sequences"] = [markers]
+    task.__dict__.update(_own=[markers], _sequences=[markers])
     with pytest.raises(InputError, match=r"give --config.data.diameter_um="):
         task.train_data((0, 1))
     task.config.data.diameter_um = 12.0
@@ -186,14 +186,14 @@ def test_of_a_movie_with_outlines_in_its_middle_some_of_these_are_held_out(task)
     (sequence,) = task._sequences
     outlined = np.isin(np.arange(10), (2, 3, 4, 5))
     middle = sequence._replace(labelled={**sequence.labelled, "segmentation": outlined})
-    task.__dict__["_sequences"] = [middle]
+    task.__dict__.update(_own=[middle], _sequences=[middle])
     assert task._split(middle) == ([0, 1, 2, 3, 4, 6], [5, 7, 8, 9])
 
 
 def test_of_single_images_the_last_ones_are_held_out(task):
     (sequence,) = task._sequences
     single = [sequence._replace(name=f"{i:03d}", annotation=["full"]) for i in range(10)]
-    task.__dict__["_sequences"] = single
+    task.__dict__.update(dict.fromkeys(("_own", "_sequences"), single))
     task.config.evaluation.holdout = 0.2
     assert [task._split(one) for one in single] == [([0], [])] * 8 + [([], [0])] * 2
 

@@ -132,7 +132,10 @@ def test_measures_of_silver_and_of_gold_are_those_of_a_loop_over_cells(task, mon
 def test_where_only_silver_outlines_exist_they_decide(task, monkeypatch):
     (sequence,) = task._sequences
     bare = {**sequence.labelled, "segmentation": np.zeros(10, bool), "markers": np.zeros(10, bool)}
-    task.__dict__["_sequences"] = [sequence._replace(labelled=bare, annotation=["none"] * 10)]
+    task.__dict__.update(
+        _own=[sequence._replace(labelled=bare, annotation=["none"] * 10)],
+        _sequences=[sequence._replace(labelled=bare, annotation=["none"] * 10)],
+    )
     predicts(task, monkeypatch, truth)
     scores = task.evaluate(None, NOTHING, lambda: False)
     assert scores["SEG"] is None
@@ -165,7 +168,7 @@ def test_measures_of_a_movie_that_others_lack_are_kept(task, monkeypatch):
     (sequence,) = task._sequences
     bare = {**sequence.labelled, "segmentation": np.zeros(10, bool)}
     none = sequence._replace(name="00", labelled=bare, annotation=["markers"] * 10)
-    task.__dict__["_sequences"] = [none, sequence]
+    task.__dict__.update(_own=[none, sequence], _sequences=[none, sequence])
     predicts(task, monkeypatch, truth)
     scores = task.evaluate(None, NOTHING, lambda: False)
     assert scores["PQ"] == pytest.approx(1)
