@@ -17,7 +17,7 @@ from celltrack_jax.metrics import instances
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.report import evaluation, pr_curve, tables
 from celltrack_jax.training import checkpoint
-from launch import embedders, local, on
+from launch import embedders, local, on, readings
 from launch.processes import Alone, Processes
 from launch.slurm import jobs
 
@@ -58,7 +58,7 @@ def write_curve(workdir: Path, which: str, page: Path, processes: Processes | Al
     """
     if processes.index > 0:
         return
-    config = checkpoint.load_config(workdir)
+    config = readings.load_config(workdir)
     task = tasks.build(config)
     if not isinstance(task, tasks.InstanceTask):
         raise InputError(
@@ -99,7 +99,7 @@ def score_all(
     Raises:
       InputError: the run has no checkpoint.
     """
-    config = checkpoint.load_config(workdir)
+    config = readings.load_config(workdir)
     steps = checkpoint.checkpoint_steps(workdir)
     if not steps:
         raise InputError(f"{workdir} holds no finished checkpoint: train longer before scoring")
@@ -171,7 +171,7 @@ def _in_this_process(
     """Scores checkpoints with one compiled network, until told to stop; returns their rows."""
     if not wanted:
         return []
-    config = checkpoint.load_config(workdir)
+    config = readings.load_config(workdir)
     task = tasks.build(config)
     embedders.attach(task, workdir)
     model = FunctionalModel(task.model)
@@ -239,7 +239,8 @@ def _tell(workdir: Path, step: int, outcome: jobs.Outcome, errors: dict[int, str
 
 
 def _command(workdir: Path, step: int) -> list[str]:
-    return ["-m", "launch.evaluate", f"--workdir={workdir.absolute()}", f"--checkpoints={step}"]
+    wanted = [f"--workdir={workdir.absolute()}", f"--checkpoints={step}"]
+    return ["-m", "launch.evaluate", *wanted, *readings.flags_of(readings.words())]
 
 
 def _log(workdir: Path, name: str) -> Path:

@@ -8,8 +8,9 @@ Writes <workdir>/comparison.md, the table: the competition's score at IoU .5, .7
 COCO's AP of masks; comparison.json, the same and the score of each image; and comparison.html, with the images that each
 does worst and best. A row "threshold and watershed" is what needs no learning; --tune adds what launch.tune makes of each
 network. Each config is a run of launch.train in <workdir>/runs/<name>/seed<k>; --config.key=value changes all that have
-the key. The same command starts again what failed or is missing, continues what was stopped, and judges what is new;
---notrain compares what is done by now. The exit status is 1 when a run failed: the others are compared.
+the key; of --runs it changes how they are read and judged (launch/readings.py). The same command starts again what failed
+or is missing, continues what was stopped, and judges what is new; --notrain compares what is done by now. The exit status
+is 1 when a run failed: the others are compared.
 """
 
 import os
@@ -24,7 +25,7 @@ from absl import flags
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from celltrack_jax.report import comparison, tables
-from launch import cli, json_file, judging, local, on
+from launch import cli, json_file, judging, local, on, overrides, readings
 from launch.sweeps import arms as sweep_arms
 from launch.sweeps import manifest as manifests
 from launch.sweeps import running, several
@@ -55,13 +56,11 @@ def main(_: Sequence[str]) -> int:
         raise flags.ValidationError(
             "--workdir=<folder> and --configs=<file>[:argument],..., or --runs=<folder>,..., are needed"
         )
-    common = several.overrides()
+    common = overrides.words()
     workdir = Path(_WORKDIR.value).absolute()
     if _RUNS.value:
-        if common or not _TRAIN.value:
-            raise flags.ValidationError(
-                f"{common[0] if common else '--notrain'} goes with --configs: runs are trained"
-            )
+        if not _TRAIN.value:
+            raise flags.ValidationError("--notrain goes with --configs: runs are trained")
         folders = {
             name: Path(spec)
             for name, spec in several.named(_RUNS.value, lambda spec: Path(spec).name).items()
@@ -117,11 +116,13 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
         raise InputError(f"no run of {workdir} is done: see train.log of each in {workdir / 'runs'}")
     which = str(_CHECKPOINT.value)
     with files.locked(workdir, "launch.compare"), local.told_to_stop() as stop:
-        runs = [judging.open_run(name, folder) for name, folder in folders.items()]
+        # What is trained here has the settings already.
+        changes = readings.words_for(folders.values()) if _RUNS.value else {}
+        runs = [judging.open_run(name, folder, changes.get(folder, ())) for name, folder in folders.items()]
         images = judging.same_images({run.name: run.task for run in runs})
         truths = [image.truth().astype(np.int32) for image in images]
         rows: list[comparison.Row] = []
-        readings: dict[str, str] = {}
+        tuned_by: dict[str, str] = {}
 
         def add(name: str, found: judging.Findings | None) -> None:
             if found is None:
@@ -137,7 +138,7 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
                 tuned = judging.tune(run, which, stop, most=int(_MOST.value or 1), values={}, kept=kept)
                 add(f"{run.name}, tuned", tuned and tuned[1])
                 if tuned:
-                    readings[f"{run.name}, tuned on both halves"] = tuned[0]["flags"] or "as in its config"
+                    tuned_by[f"{run.name}, tuned on both halves"] = tuned[0]["flags"] or "as in its config"
         if _THRESHOLD.value and not stop():
             kept = workdir / "judged" / "threshold.npz"
             add("threshold and watershed", judging.find_by_threshold(images, kept, stop))
@@ -145,7 +146,7 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
             print(f"stopped with {len(rows)} rows; the same command continues", flush=True)
             return cli.STOPPED
         rows += [comparison.Row(name, {}, {}, problem) for name, problem in left.items()]
-        _write(workdir, rows, runs[0], {"Images": len(images)} | readings)
+        _write(workdir, rows, runs[0], {"Images": len(images)} | tuned_by)
     return 1 if left else 0
 
 
@@ -173,5 +174,5 @@ def _write(
 
 
 if __name__ == "__main__":
-    several.define_overrides(sys.argv)
+    overrides.define(sys.argv)
     cli.run(main)

@@ -5,6 +5,7 @@
     python -m launch.evaluate --truth=zygote1/centres.csv --result=01_RES --spacing=0.3,0.13,0.13
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all
     python -m launch.evaluate --workdir=runs/sim --checkpoints=best --curve=curve.html
+    python -m launch.evaluate --workdir=runs/dsb --config.representation.flow_threshold=0.8
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all --on=slurm --slurm=partition=gpu,gpus_per_node=1
 
 Prints the measures and writes them as JSON. A measure that is not defined, or whose truth is absent, is null; a
@@ -13,7 +14,8 @@ problem is printed, the JSON says so, and the exit status is 1.
 
 All checkpoints of a run (those that --config.train.keep_latest left, and the best) also become a table and curves,
 evaluation.csv and evaluation.html in its folder. With --curve, nothing is scored: precision and recall of the cells
-of one checkpoint, by the IoU that a match must exceed, become a page with chart and table.
+of one checkpoint, by the IoU that a match must exceed, become a page with chart and table. --config.<key>=<value>
+reads and judges a run by another setting than its own (launch/readings.py).
 """
 
 import math
@@ -27,7 +29,7 @@ from absl import flags
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference.ctc_scores import Scores, score_result
 from celltrack_jax.metrics.ctc import MEASURES
-from launch import cli, cluster, json_file, on
+from launch import cli, cluster, json_file, on, overrides
 
 flags.adopt_module_key_flags(on)
 flags.adopt_module_key_flags(cluster)
@@ -101,6 +103,8 @@ def _refuse_unheard() -> None:
         _refuse((RADII, RADIUS, MATCHES, SPACING, SEG_SLICES), "--truth")
     else:
         _refuse((CHECKPOINTS, AGAIN, JOBS), "--workdir")
+        if overrides.words():
+            raise flags.ValidationError(f"{' and '.join(overrides.words())}: only with --workdir")
     if CHECKPOINTS.value != "all":
         _refuse((AGAIN, JOBS), "--checkpoints=all")
 
@@ -228,4 +232,5 @@ def print_table(row: dict) -> None:
 
 
 if __name__ == "__main__":
+    overrides.define(sys.argv)
     cli.run(main)

@@ -23,7 +23,7 @@ from celltrack_jax.report import comparison
 from celltrack_jax.tasks import JudgedImagesTask
 from celltrack_jax.tasks.judged import JudgedImage, Reading
 from celltrack_jax.training import checkpoint
-from launch import checkpoint_scores
+from launch import checkpoint_scores, readings
 
 TUNED = "tuned.json"
 """In the folder of a run: what tuning came to."""
@@ -64,13 +64,18 @@ def task_of(config: Config, where: str) -> JudgedImagesTask:
     return task
 
 
-def open_run(name: str, workdir: Path) -> Run:
+def open_run(name: str, workdir: Path, changes: Sequence[str] | None = None) -> Run:
     """Opens a finished run.
+
+    Args:
+      name: of its row.
+      workdir: its folder.
+      changes: as of `readings.load_config`.
 
     Raises:
       InputError: it is none, or its images are not judged one by one.
     """
-    config = checkpoint.load_config(workdir)
+    config = readings.load_config(workdir, changes)
     return Run(name, workdir, config, task_of(config, str(workdir)))
 
 

@@ -5,6 +5,9 @@
 
 The task of the run says which of them: launch/predict_images.py describes the second, and the rest here is of movies.
 
+--config.<key>=<value> reads the network's output by another setting than its run's own, such as those that launch.tune
+prints (launch/readings.py).
+
 The movie streams through the devices in tiles, so neither its length nor the size of its frames has to fit their
 memory; --space=N spreads each tile over N of them. Segmented frames, and tiles of a frame that takes long, are kept
 in <output>.segmentation until the result is written: the same command continues a run that was stopped.
@@ -34,7 +37,7 @@ from celltrack_jax.inference import movies, track
 from celltrack_jax.inference.mask_folder import TILES, MaskFolder
 from celltrack_jax.inference.tile_folder import TileFolder
 from celltrack_jax.io import files, threads
-from launch import cli, cluster, linking, predict_images
+from launch import cli, cluster, linking, overrides, predict_images
 
 if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for jax to load
     from celltrack_jax.inference.segment import Settings
@@ -320,4 +323,5 @@ def _stoppable(watch: Watch, processes: "Processes") -> Watch:
 
 
 if __name__ == "__main__":
+    overrides.define(sys.argv)
     cli.run(main)

@@ -18,6 +18,7 @@ from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.ops import lowering
 from celltrack_jax.tracking.sisters import Sisters
 from celltrack_jax.training import checkpoint, mesh
+from launch import readings
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
       InputError: there is no such run or checkpoint, it does not segment, or the devices cannot be shared so.
     """
     logging.set_verbosity(logging.WARNING)  # orbax reports every step of a restore
-    config = checkpoint.load_config(workdir)
+    config = readings.load_config(workdir)
     with _of_this_version(workdir):
         task = tasks.build(config)
         if not isinstance(task, tasks.SegmentationTask):
@@ -135,7 +136,7 @@ def restore_for_images(workdir: Path, which: str) -> ImageSegmenter:
       InputError: there is no such run or checkpoint, or it segments no images.
     """
     logging.set_verbosity(logging.WARNING)
-    config = checkpoint.load_config(workdir)
+    config = readings.load_config(workdir)
     with _of_this_version(workdir):
         task = tasks.build(config)
     if not isinstance(task, tasks.ImageSegmentationTask):

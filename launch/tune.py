@@ -5,16 +5,17 @@
 
 The network of one checkpoint is applied once to the held-out images; settings are then searched one after the other for
 the largest mAP, those of a class on the images of that category. The images are halved: what is reported of each half
-was tuned on the other. The settings to take, tuned on both, are printed as flags of a config, and are in
-<workdir>/tuned.json with all that was measured.
+was tuned on the other. The settings to take, tuned on both, are printed as flags, which launch.evaluate, launch.predict
+and launch.train take, and are in <workdir>/tuned.json with all that was measured.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from launch import cli, json_file, judging, local
+from launch import cli, json_file, judging, local, overrides
 
 flags.adopt_module_key_flags(json_file)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a launch.train run")
@@ -74,4 +75,5 @@ def _shown(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    overrides.define(sys.argv)
     cli.run(main)

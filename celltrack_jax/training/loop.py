@@ -206,17 +206,21 @@ class _Loop:
         return self.done > 0 and (self.done % every == 0 or self.done >= self.settings.steps)
 
     def _evaluate_and_save(self, state: Any) -> bool:
-        """Does what is due; returns whether no evaluation was broken off."""
+        """Does what is due; returns whether no evaluation was broken off.
+
+        It saves first: an evaluation may take long, and whoever kills it loses no step. What continues the run then
+        evaluates.
+        """
         scores, judged = None, True
+        self._save(state, None)
         if self._due(self.settings.evaluate_every) and self.done not in self.log.evaluated:
-            self._log(newest=True)
             start = time.perf_counter()
             scores = self.task.evaluate(self.model, self.gather(state.ema), self.preemption.asked)
             judged = scores is not None
             if scores is not None:
                 scores = {**scores, "evaluation_s": time.perf_counter() - start}
                 self.log.write("eval", self.done, scores)
-        self._save(state, scores)
+                self._save(state, scores)
         self.clock.restart()
         return judged
 

@@ -9,21 +9,6 @@ from absl import flags
 from celltrack_jax.errors import InputError
 from launch.sweeps import arms
 
-_OVERRIDE = re.compile(r"--?(config\.[\w.]+)(=.*)?", re.DOTALL)
-
-
-def define_overrides(words: Sequence[str]) -> None:
-    """Defines a flag for each --config.key=value, of whatever configs: they are read when these are known."""
-    for word in words:
-        found = _OVERRIDE.fullmatch(word)
-        if found and found[1] not in flags.FLAGS:
-            flags.DEFINE_string(found[1], None, "changes all configs that have this key")
-
-
-def overrides() -> list[str]:
-    """Returns the words --config.key=value that this process was called with."""
-    return [f"--{name}={flags.FLAGS[name].value}" for name in flags.FLAGS if name.startswith("config.")]
-
 
 def split(words: Sequence[str]) -> dict[str, str]:
     """Returns <file>[:argument] by name, of words in which several may stand between commas; arguments may have commas.

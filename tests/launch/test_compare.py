@@ -75,7 +75,7 @@ def test_networks_are_trained_once_and_judged_as_the_evaluation_does(tmp_path):
     ("flags", "message"),
     [
         (["--workdir=x"], "--workdir=<folder> and --configs="),
-        (["--workdir=x", "--runs=a", "--config.data.store=y"], "--config.data.store=y goes with --configs"),
+        (["--workdir=x", "--runs=a", "--notrain"], "--notrain goes with --configs"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message):

@@ -157,6 +157,22 @@ def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
     assert checkpoint.restore_variables(tmp_path, "best", FunctionalModel(task.model))[0] == 6
 
 
+def test_what_is_killed_while_it_evaluates_has_saved_and_evaluates_when_it_goes_on(tmp_path):
+    config = toy_config(steps=9)
+    task = ToyTask(config)
+
+    def killed(model, variables, stop):
+        raise KeyboardInterrupt
+
+    task.evaluate = killed
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(task, config, tmp_path)
+    assert checkpoint.checkpoint_steps(tmp_path) == [3]
+    loop.train(ToyTask(config), config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [3, 6, 9]
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_before_its_state_is_saved(tmp_path):
     """The loss of a step is that of the parameters before it: a bad gradient poisons the state that comes after."""
     config = toy_config(steps=9)

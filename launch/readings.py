@@ -1,0 +1,103 @@
+"""The config of a run, whose output a command reads by other settings where its --config.<key>=<value> says so.
+
+They may be those that launch.tune found, or other tiles; what the network was trained by is not among them.
+"""
+
+import ast
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from celltrack_jax.config import Config
+from celltrack_jax.errors import InputError
+from celltrack_jax.training import checkpoint
+from launch import overrides
+from launch.sweeps import arms
+
+PARTS = ("representation", "detection", "evaluation", "inference", "tracking")
+"""Of a config, that say how a network's output is read and judged."""
+
+
+def load_config(workdir: Path, changes: Sequence[str] | None = None) -> Config:
+    """Reads `config.json` of a run, and changes how its output is read and judged.
+
+    Args:
+      workdir: of the run.
+      changes: <key>=<value> each; None takes those that this process was called with.
+
+    Raises:
+      InputError: there is no such run, it lacks a key, or a value does not fit.
+    """
+    config = checkpoint.load_config(workdir)
+    for word in words() if changes is None else changes:
+        key, _, text = word.partition("=")
+        _change(config, key, text, workdir)
+    return config
+
+
+def words() -> list[str]:
+    """Returns <key>=<value> of each --config.<key>=<value> that this process was called with."""
+    return [word.removeprefix("--config.") for word in overrides.words()]
+
+
+def words_for(workdirs: Iterable[Path]) -> dict[Path, list[str]]:
+    """Returns those of `words` whose key a run has, for each of several runs.
+
+    Raises:
+      InputError: no run has a key, or there is no such run.
+    """
+    configs = {workdir: checkpoint.load_config(workdir) for workdir in workdirs}
+    for word in words():
+        if not any(arms.has(config, _key(word)) for config in configs.values()):
+            raise InputError(f"--config.{word}: none of the runs has {_key(word)!r}: correct the key")
+    return {
+        workdir: [word for word in words() if arms.has(config, _key(word))]
+        for workdir, config in configs.items()
+    }
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def flags_of(changes: Sequence[str]) -> list[str]:
+    """Returns such words as the flags of another command."""
+    return [f"--config.{word}" for word in changes]
+
+
+def _change(config: Config, key: str, text: str, workdir: Path) -> None:
+    *parents, last = key.split(".")
+    if key.partition(".")[0] not in PARTS:
+        raise InputError(
+            f"--config.{key}: {workdir} is trained, and only how it is read and judged can be changed, "
+            f"{', '.join(PARTS)}: train another run by it"
+        )
+    part: Any = config
+    for parent in parents:
+        part = part.get(parent) if isinstance(part, ConfigDict) else None
+    if not isinstance(part, ConfigDict) or last not in part:
+        there = f" ({', '.join(part)})" if isinstance(part, ConfigDict) else ""
+        raise InputError(f"--config.{key}: the config of {workdir} has no such key{there}: correct it")
+    part[last] = _value(part[last], text, key)
+
+
+def _value(present: Any, text: str, key: str) -> Any:
+    """Returns a value of the present one's type."""
+    if isinstance(present, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(present, float) and type(value) is int:
+        value = float(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    kind = list if isinstance(present, list | tuple) else type(present)
+    if present is not None and type(value) is not kind:
+        raise InputError(
+            f"--config.{key}={text} does not fit: it is {present!r} now, give another {kind.__name__}"
+        )
+    return value
