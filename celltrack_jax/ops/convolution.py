@@ -180,9 +180,11 @@ def _kernel_gradient_cpu(x, kernel, gradient):
     one core at 32 channels x 256^2, 64 x 128^2 and 128 x 64^2. This is im2col and a matrix product in blocks
     that stay in the cache: 60, 77 and 96 (oneDNN: 100, 94 and 103). im2col without blocks, per-tap products
     and Winograd's transforms were slower. 2D images of few channels stay with XLA (10 instead of 36 ms at 1), and
-    so do small ones (4.6 instead of 10.7 ms at 64 channels x 32 images of 16^2).
+    so do small ones (4.6 instead of 10.7 ms at 64 channels x 32 images of 16^2); but where a kernel is even, XLA leaves
+    Eigen for plain loops (1,508 instead of 16 ms at 256 to 512 channels x 4 images of 16^2).
     """
-    if x.ndim == 4 and (x.shape[-1] < _FEW_CHANNELS or math.prod(x.shape[1:3]) <= _FEW_PIXELS):
+    few = x.shape[-1] < _FEW_CHANNELS or math.prod(x.shape[1:3]) <= _FEW_PIXELS
+    if x.ndim == 4 and few and all(taps % 2 for taps in kernel.shape[:2]):
         return jax.vjp(lambda kernel: convolve_plainly(x, kernel), kernel)[1](gradient)[0]
     shape = kernel.shape
     if x.ndim == 4:
