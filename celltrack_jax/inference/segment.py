@@ -20,9 +20,8 @@ import numpy as np
 
 from celltrack_jax.data import normalise
 from celltrack_jax.errors import InputError
-from celltrack_jax.inference import tiles
 from celltrack_jax.io import threads
-from celltrack_jax.ops import symmetry
+from celltrack_jax.ops import symmetry, tiles
 
 _IN_FLIGHT = 2
 """Batches whose results wait while the devices work on the next one."""
