@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"config", "lineage", "ops"},
+    {"__init__"},  # of the package itself: it settles how the CPU computes
     {"io", "metrics", "representations", "models"},
     {"data", "tracking"},
     {"tasks"},
@@ -49,7 +50,7 @@ def rooms_imported(path: Path) -> set[str]:
 
 
 def test_every_room_has_a_floor():
-    assert {room(path) for path in FILES} - {"__init__"} <= set(FLOOR)
+    assert {room(path) for path in FILES} <= set(FLOOR)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -4,10 +4,6 @@ import jax
 from flax import nnx
 
 from celltrack_jax import config
-from celltrack_jax.ops import cpu
-
-# Every network passes here, and before the first computation starts the backend.
-cpu.leave_convolutions_to_eigen()
 
 
 def build(name: str, rngs: nnx.Rngs, **kwargs) -> nnx.Module:

@@ -45,6 +45,15 @@ def test_a_quarter_turn_is_exact():
     np.testing.assert_array_equal(linear(jnp.asarray(IMAGE), coordinates), np.rot90(square, -1))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_of_any_number_of_samples_is_mapped_alike(count):
+    """With one sample, and planes of this size, a library of jaxlib 0.10.2 read y for x (see `ops.cpu`)."""
+    size, matrices = (64, 64), RNG.normal(size=(count, 2, 2)).astype(np.float32)
+    found = jax.jit(jax.vmap(lambda matrix: warp.plane_coordinates((80, 80), size, matrix)))(matrices)
+    offset = np.stack(np.meshgrid(*[np.arange(64) - 31.5] * 2, indexing="ij"))
+    np.testing.assert_allclose(found, np.einsum("bij,jyx->biyx", matrices, offset) + 39.5, atol=1e-3)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     degrees=st.floats(-180, 180, width=32),
