@@ -10,6 +10,7 @@ import pytest
 
 from celltrack_jax.data import synthetic
 from celltrack_jax.io import ctc
+from tests.conftest import QUICKLY_COMPILED
 
 ROOT = Path(__file__).parents[2]
 SPEC = synthetic.SyntheticSpec(frames=16, shape=(128, 128), cells=8, background_photons=40.0, contrast=3.0)
@@ -21,7 +22,7 @@ def demo(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "launch.demo", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": " ".join(flag for flag in flags if "optimization_level" not in flag)},
+        env=os.environ | {"XLA_FLAGS": " ".join(flag for flag in flags if flag not in QUICKLY_COMPILED)},
         capture_output=True,
         text=True,
         check=False,
