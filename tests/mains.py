@@ -42,8 +42,15 @@ def call(
     Returns:
       Exit status, stdout and stderr; of a process that a signal ended the negative signal.
     """
+    return call_module(f"launch.{main}", *flags, environment=environment, cwd=cwd)
+
+
+def call_module(
+    module: str, *arguments: object, environment: dict[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Calls any module as `python -m` does, and waits for its end, as `call`."""
     environment = dict(os.environ) if environment is None else environment
-    command = [sys.executable, "-m", f"launch.{main}", *map(str, flags)]
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     if sys.platform != "linux" or _read_at_import(environment) != _read_at_import(os.environ):
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     request = {"command": command[2:], "cwd": str(cwd), "environment": environment}

@@ -1,7 +1,6 @@
 """Sweeps through the real main: what fails stays alone, what is done stays done, what is wrong is said before."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files
 from launch.sweeps import arms, manifest
-from tests import tiny_store
+from tests import mains, tiny_store
 from tests.conftest import ROOT
 
 FILE = """
@@ -41,15 +40,11 @@ def write(folder: Path, sweep: str) -> Path:
 
 
 def command(path: Path, workdir: Path, store: Path, *flags: str) -> list[str]:
-    base = [sys.executable, "-m", "launch.sweep", f"--config={path}", f"--workdir={workdir}"]
-    return [*base, f"--config.data.store={store}", *flags]
+    return [f"--config={path}", f"--workdir={workdir}", f"--config.data.store={store}", *flags]
 
 
 def call(*arguments) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, env=environment
-    )
+    return mains.call("sweep", *command(*arguments))
 
 
 def runs(workdir: Path) -> dict[str, dict]:
@@ -94,9 +89,11 @@ def test_a_failed_arm_stays_alone_and_only_it_runs_again(store, tmp_path):
 def test_a_sweep_that_is_told_to_stop_saves_its_runs_and_goes_on(store, tmp_path):
     path, workdir = write(tmp_path, '    add("long")\n    add("later")'), tmp_path / "sweep"
     started = subprocess.Popen(
-        command(path, workdir, store, "--config.train.steps=100000", "--config.train.log_every=1"),
+        [
+            *(sys.executable, "-m", "launch.sweep"),
+            *command(path, workdir, store, "--config.train.steps=100000", "--config.train.log_every=1"),
+        ],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

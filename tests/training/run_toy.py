@@ -1,4 +1,4 @@
-"""Trains the toy task in a process of its own: `run_toy.py WORKDIR STEPS [NAME=VALUE ...]`.
+"""Trains the toy task in a process of its own: `python -m tests.training.run_toy WORKDIR STEPS [NAME=VALUE ...]`.
 
 Options: devices=N,M,... a run on as many virtual devices each, in WORKDIR/on_N where there are several; process=I/N
 with port=P for several processes; norm=...; batch=...; f64=1; parameters=RULE for all; every=STEPS between evaluations
@@ -18,7 +18,6 @@ workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
 options = dict(argument.split("=", 1) for argument in sys.argv[3:])
 devices = [int(number) for number in options.get("devices", "1").split(",")]
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 from tests.devices import on_devices
 
@@ -39,7 +38,7 @@ if "process" in options:
     assert run is not None
     cli.ON_FAILURE.append(run.fail)
 
-from toy_task import ToyTask, toy_config
+from tests.training.toy_task import ToyTask, toy_config
 
 every = int(options.get("every", 3))
 config = toy_config(steps, int(options.get("batch", 8)), log_every=1, evaluate_every=every, save_every=every)

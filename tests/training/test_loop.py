@@ -2,10 +2,8 @@
 
 import json
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import jax
@@ -17,18 +15,14 @@ from jax import monitoring
 from celltrack_jax.errors import InputError
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.training import checkpoint, loop, progress
+from tests import mains
 from tests.training.toy_task import Samples, ToyTask, toy_config
 
-RUN_TOY = Path(__file__).with_name("run_toy.py")
+STARTED = ThreadPoolExecutor(2)
 
 
 def start_toy(workdir, steps, *options):
-    return subprocess.Popen(
-        [sys.executable, str(RUN_TOY), str(workdir), str(steps), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return STARTED.submit(mains.call_module, "tests.training.run_toy", workdir, steps, *options)
 
 
 def run_toy(workdir, steps, *options):
@@ -36,8 +30,8 @@ def run_toy(workdir, steps, *options):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    done = process.result(timeout=300)
+    return done.returncode, done.stdout, done.stderr
 
 
 def losses(workdir):
