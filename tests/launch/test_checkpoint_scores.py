@@ -2,14 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from tests import mains, tiny_store
-from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +83,14 @@ def test_rows_are_kept_and_a_checkpoint_that_fails_is_named(trained, tmp_path):
         (["--checkpoints=3"], 1, "no checkpoint '3'"),
     ],
 )
-def test_wrong_flags_are_one_line(trained, flags, status, message):
-    done = mains.call("evaluate", f"--workdir={trained}", *flags)
+def test_wrong_flags_are_one_line(flat, flags, status, message):
+    done = mains.call("evaluate", f"--workdir={flat}", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (status, 1)
     assert message in done.stderr
 
 
-def test_without_slurm_the_error_says_where_to_go(trained):
-    code = "import os; os.environ['PATH'] = '/none'; from launch import cli, evaluate; cli.run(evaluate.main)"
-    flags = [f"--workdir={trained}", "--checkpoints=all", "--again", "--on=slurm"]
-    command = [sys.executable, "-c", code, *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_without_slurm_the_error_says_where_to_go(flat):
+    flags = [f"--workdir={flat}", "--checkpoints=all", "--again", "--on=slurm"]
+    done = mains.call("evaluate", *flags, environment=os.environ | {"PATH": "/none"})
     assert done.returncode == 1
     assert "--on=slurm needs sbatch, which is not here: call it on a login node" in done.stderr
