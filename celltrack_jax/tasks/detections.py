@@ -44,6 +44,16 @@ class Detecting:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """How anchors become detections, whatever the class."""
+
+    proposing: Proposing
+    sampling: Sampling
+    """Of it the weights of the boxes matter here; the rest is for training."""
+    detecting: Detecting
+
+
+@dataclass(frozen=True)
 class ClassReading:
     """How detections of one class are read."""
 
@@ -126,10 +136,7 @@ def detect(
     size: jax.Array,
     levels: Sequence[np.ndarray],
     reading: Reading,
-    *,
-    proposing: Proposing,
-    sampling: Sampling,
-    detecting: Detecting,
+    rules: Rules,
 ) -> Detections:
     """Applies the network to a whole image; the cost of masks goes with their number, the program does not.
 
@@ -139,12 +146,10 @@ def detect(
       size: (2,) int32 y, x without the padding.
       levels: anchors over the padded image.
       reading: of the classes.
-      proposing: of the config.
-      sampling: of the config; the weights of the boxes.
-      detecting: of the config.
+      rules: of the config.
     """
-    pyramid, every = _told(apply, image, size, levels, proposing, sampling, detecting)
-    _, chosen = _choose(every, reading, detecting)
+    pyramid, every = _told(apply, image, size, levels, rules)
+    _, chosen = _choose(every, reading, rules.detecting)
     masks = _masks(apply, pyramid, chosen.boxes, chosen.classes, chosen.valid.sum())
     return chosen._replace(masks=masks)
 
@@ -154,16 +159,13 @@ def candidates(
     image: jax.Array,
     size: jax.Array,
     levels: Sequence[np.ndarray],
-    *,
-    proposing: Proposing,
-    sampling: Sampling,
-    detecting: Detecting,
+    rules: Rules,
 ) -> Detections:
     """Finds all N boxes, of any class, that some thresholds would make detections, with their masks.
 
     Arguments as of `detect`; `choose` reads them.
     """
-    pyramid, every = _told(apply, image, size, levels, proposing, sampling, detecting)
+    pyramid, every = _told(apply, image, size, levels, rules)
     order = jnp.argsort(-every.scores)
     boxes, scores, classes = (each[order] for each in every)
     valid = jnp.isfinite(scores)
@@ -194,20 +196,18 @@ def _told(
     image: jax.Array,
     size: jax.Array,
     levels: Sequence[np.ndarray],
-    proposing: Proposing,
-    sampling: Sampling,
-    detecting: Detecting,
+    rules: Rules,
 ) -> tuple[Any, _Boxes]:
     """Returns the pyramid, and what the network says of each proposal."""
     told = apply(image[None])
     proposals, _ = propose(
-        [x[0] for x in told.objectness], [x[0] for x in told.deltas], levels, size, proposing
+        [x[0] for x in told.objectness], [x[0] for x in told.deltas], levels, size, rules.proposing
     )
     said = apply(BoxRegions(told.pyramid, proposals[None]))
     probability = jax.nn.softmax(said.logits[0])[:, 1:]
-    placed = box_maths.decode(said.deltas[0], proposals[:, None], sampling.weights)
+    placed = box_maths.decode(said.deltas[0], proposals[:, None], rules.sampling.weights)
     placed = box_maths.clip(placed, size).reshape(-1, 4)
-    likely = (box_maths.areas(proposals) > 0)[:, None] & (probability > detecting.min_score)
+    likely = (box_maths.areas(proposals) > 0)[:, None] & (probability > rules.detecting.min_score)
     score = jnp.where(likely, probability, -jnp.inf).reshape(-1)
     kind = jnp.tile(jnp.arange(probability.shape[1]), len(proposals))
     return told.pyramid, _Boxes(placed, score, kind)

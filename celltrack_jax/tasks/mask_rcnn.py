@@ -86,17 +86,19 @@ class MaskRCNNTask(OutlineData):
                 "set it to 0; cells of several sizes are served by proposals.sizes"
             )
         self.classes = self.categories or ONE_CLASS
-        self.proposing = from_mapping(regions.Proposing, config.proposals.to_dict(), "proposals")
-        self.sampling = from_mapping(regions.Sampling, config.regions.to_dict(), "regions")
         detection = config.detection.to_dict()
         self.reading = detections.reading_of(detection.pop("per_class"), self.classes)
-        self.detecting = from_mapping(detections.Detecting, detection, "detection")
+        self.rules = detections.Rules(
+            from_mapping(regions.Proposing, config.proposals.to_dict(), "proposals"),
+            from_mapping(regions.Sampling, config.regions.to_dict(), "regions"),
+            from_mapping(detections.Detecting, detection, "detection"),
+        )
         network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
         self.stride, self.strides = network.stride, network.strides
-        if len(self.proposing.sizes) != len(self.strides):
+        if len(self.rules.proposing.sizes) != len(self.strides):
             raise InputError(
-                f"proposals.sizes has {len(self.proposing.sizes)} levels: give {len(self.strides)}, of the strides "
-                f"{self.strides}"
+                f"proposals.sizes has {len(self.rules.proposing.sizes)} levels: give {len(self.strides)}, of the "
+                f"strides {self.strides}"
             )
         for name, size in (
             ("data.crop", self.crop),
@@ -105,7 +107,7 @@ class MaskRCNNTask(OutlineData):
             if any(length % stride for length, stride in zip(size, self.stride, strict=True)):
                 raise InputError(f"{name} {size} is not a multiple of the model's stride {self.stride}")
         self.anchors = functools.lru_cache(maxsize=16)(
-            lambda size: regions.make_anchors(size, self.strides, self.proposing)
+            lambda size: regions.make_anchors(size, self.strides, self.rules.proposing)
         )
         self._detect = jax.jit(self._detected, static_argnums=0)
         self._paint = jax.jit(detections.paint, static_argnums=2)
@@ -115,7 +117,7 @@ class MaskRCNNTask(OutlineData):
     def model(self, rngs: nnx.Rngs) -> Any:
         """Returns the network, `models.mask_rcnn.MaskRCNN`."""
         settings = self.config.model.to_dict()
-        sizes = {"classes": len(self.classes), "anchors": self.proposing.per_place}
+        sizes = {"classes": len(self.classes), "anchors": self.rules.proposing.per_place}
         return models.build(settings.pop("name"), rngs, in_channels=len(self.inputs), **sizes, **settings)
 
     def loss(
@@ -127,6 +129,7 @@ class MaskRCNNTask(OutlineData):
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
         """Augments, proposes, draws boxes and compares; all on the device."""
         del step
+        proposing, sampling = self.rules.proposing, self.rules.sampling
         image, truth = jax.vmap(self.prepared)({key: batch[key] for key in batch if key != "sample"}, keys)
         outputs, stats = apply(image)
         anchors = self.anchors(self.crop)
@@ -134,20 +137,18 @@ class MaskRCNNTask(OutlineData):
         of_regions = jax.vmap(functools.partial(jax.random.fold_in, data=_REGIONS))(keys)
 
         def propose(objectness: Any, deltas: Any, truth: regions.Truth, key: jax.Array) -> Any:
-            losses = regions.anchor_losses(objectness, deltas, anchors, truth, key, self.proposing)
+            losses = regions.anchor_losses(objectness, deltas, anchors, truth, key, proposing)
             fixed = jax.lax.stop_gradient((objectness, deltas))
-            return losses, regions.propose(*fixed, anchors, self.crop, self.proposing)[0]
+            return losses, regions.propose(*fixed, anchors, self.crop, proposing)[0]
 
         first, proposals = jax.vmap(propose)(outputs.objectness, outputs.deltas, truth, of_anchors)
         drawn = jax.vmap(
-            lambda boxes, truth, key: regions.draw_regions(
-                boxes, truth, key, self.sampling, self.proposing.max_unknown
-            )
+            lambda boxes, truth, key: regions.draw_regions(boxes, truth, key, sampling, proposing.max_unknown)
         )(proposals, truth, of_regions)
         told, _ = apply(BoxRegions(outputs.pyramid, drawn.boxes))
-        masks, _ = apply(MaskRegions(outputs.pyramid, drawn.boxes[:, : self.sampling.positives]))
-        of_boxes = functools.partial(regions.box_losses, spec=self.sampling)
-        of_masks = functools.partial(regions.mask_loss, spec=self.sampling)
+        masks, _ = apply(MaskRegions(outputs.pyramid, drawn.boxes[:, : sampling.positives]))
+        of_boxes = functools.partial(regions.box_losses, spec=sampling)
+        of_masks = functools.partial(regions.mask_loss, spec=sampling)
         names = ("objectness", "anchors", "classes", "boxes", "masks")
         parts = (
             *first,
@@ -157,7 +158,7 @@ class MaskRCNNTask(OutlineData):
         metrics = {f"{name}_loss": part.mean() for name, part in zip(names, parts, strict=True)}
         weights = self.config.loss
         value = functools.reduce(jnp.add, (weights[name] * metrics[f"{name}_loss"] for name in names))
-        found = functools.partial(regions.recall, iou=self.sampling.positive_iou)
+        found = functools.partial(regions.recall, iou=sampling.positive_iou)
         metrics["recall"] = jax.vmap(found)(proposals, truth).mean()
         metrics["positives"] = (drawn.role == regions.POSITIVE).sum(1).mean(dtype=jnp.float32)
         return value, stats, metrics
@@ -220,9 +221,7 @@ class MaskRCNNTask(OutlineData):
             size,
             self.anchors(image.shape[:2]),
             reading,
-            proposing=self.proposing,
-            sampling=self.sampling,
-            detecting=self.detecting,
+            self.rules,
         )
 
     def cells(self, found: Detections, reading: Reading, size: tuple[int, int]) -> Found:
@@ -289,7 +288,7 @@ class MaskRCNNTask(OutlineData):
         )
         own = detections.reading_of(changed.per_class.to_dict(), self.classes)
         padding = ((0, len(output.valid) - len(output.masks)), (0, 0), (0, 0))
-        found = self._choose(output._replace(masks=np.pad(output.masks, padding)), own, self.detecting)
+        found = self._choose(output._replace(masks=np.pad(output.masks, padding)), own, self.rules.detecting)
         size = [part.stop - part.start for part in image.window[1:]]
         cells = self.cells(found, own, (size[0], size[1]))
         return ImageResult(image, cells.labels, cells.score, int(found.lost))
@@ -300,7 +299,7 @@ class MaskRCNNTask(OutlineData):
         for name in self.classes:
             present = self.config.detection.per_class[name]
             for setting, values in _TRIED.items():
-                least = self.detecting.min_score if setting == "score" else 0
+                least = self.rules.detecting.min_score if setting == "score" else 0
                 tried = tuple(value for value in values if value >= least)
                 key = f"detection.per_class.{name}.{setting}"
                 found.append(judged.axis(key, tried, present[setting], name if self.categories else None))
@@ -314,9 +313,7 @@ class MaskRCNNTask(OutlineData):
             image,
             size,
             self.anchors(image.shape[:2]),
-            proposing=self.proposing,
-            sampling=self.sampling,
-            detecting=self.detecting,
+            self.rules,
         )
 
     def _padded(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

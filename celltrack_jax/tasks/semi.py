@@ -254,9 +254,7 @@ class SemiMaskRCNN(SemiSupervised, MaskRCNNTask):
                 jnp.array(size, jnp.int32),
                 self.anchors(size),
                 self.doubting,
-                proposing=self.proposing,
-                sampling=self.sampling,
-                detecting=self.detecting,
+                self.rules,
             )
             labels = detections.paint(found, self.doubting, size)
             sure = jnp.append(jnp.bool_(True), found.scores > self.trust.score)

@@ -87,7 +87,7 @@ class TrueHeads:
         logits = (
             jnp.zeros((len(given), 1 + count)).at[:, 1:].set(-2 * SURE).at[:, 1 + self.category].set(sure)
         )
-        deltas = boxes.encode(table[own], given, self.task.sampling.weights)
+        deltas = boxes.encode(table[own], given, self.task.rules.sampling.weights)
         return BoxOutputs(logits, jnp.repeat(deltas[:, None], count, 1))
 
     def masks(self, labels, given):
@@ -144,7 +144,7 @@ def test_true_heads_cost_nothing_and_wrong_ones_do(labels, three_classes):
     task, cost = three_classes
     right = cost(batch_of(labels, task))
     assert right["recall"] == 1
-    assert right["positives"] == task.sampling.positives
+    assert right["positives"] == task.rules.sampling.positives
     # Pixels on an outline are part cell, part not: their entropy is left.
     assert right["masks_loss"] < 0.15
     assert right["loss"] - right["masks_loss"] < 0.02
@@ -193,9 +193,7 @@ def found_by(task, heads, labels):
             size,
             task.anchors(padded.shape),
             task.reading,
-            proposing=task.proposing,
-            sampling=task.sampling,
-            detecting=task.detecting,
+            task.rules,
         )
 
     found = jax.jit(detect)(padded[..., None].astype(np.float32), np.array(labels.shape))
@@ -292,10 +290,9 @@ def test_candidates_are_read_as_they_would_be_detected():
     heads = Hesitant(task, 0, int(truth.max()))
     image, size = np.pad(truth, ((0, 4), (0, 4)))[..., None].astype(np.float32), np.array([60, 60])
     parts: Any = (lambda x: heads(x)[0], image, size, task.anchors(image.shape[:2]))
-    specs = {key: getattr(task, key) for key in ("proposing", "sampling", "detecting")}
     detect: Any = detections.detect
-    direct = jax.jit(lambda reading: detect(*parts, reading, **specs))
-    every = jax.jit(lambda: detections.candidates(*parts, **specs))()
+    direct = jax.jit(lambda reading: detect(*parts, reading, task.rules))
+    every = jax.jit(lambda: detections.candidates(*parts, rules=task.rules))()
     assert len(every.valid) == 200
     kinds, programs = set(), task._choose._cache_size()
     for _ in range(8):
@@ -303,7 +300,7 @@ def test_candidates_are_read_as_they_would_be_detected():
             score=rng.uniform(0.05, 0.8, 2).astype(np.float32),
             nms_iou=rng.uniform(0.05, 0.8, 2).astype(np.float32),
         )
-        wanted, found = direct(reading), task._choose(every, reading, task.detecting)
+        wanted, found = direct(reading), task._choose(every, reading, task.rules.detecting)
         for name in ("boxes", "scores", "valid", "lost"):
             np.testing.assert_array_equal(getattr(wanted, name), getattr(found, name), name)
         np.testing.assert_array_equal(wanted.classes[wanted.valid], found.classes[found.valid])
