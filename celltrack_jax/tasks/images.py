@@ -40,6 +40,8 @@ _AT_ONCE = 2
 """Images: while one is decoded the network sees the next."""
 _STYLE_OF = 2048
 """The style is that of so many pixels along each axis in the middle of an image."""
+_SQUARE = np.ones(2)
+"""Size of the pixels of an image of which nothing else is known."""
 _SIZES = 0x73697A65
 """Sets random numbers of the size model apart from others."""
 _TRIED = {
@@ -79,6 +81,8 @@ class _Told(NamedTuple):
     """(Y, X, K) float32."""
     diameter_px: float | None
     """That its cells were taken to have; None where it does not matter."""
+    labels: np.ndarray | None = None
+    """(Y, X) int32, the cells of this output, where they were looked for already."""
 
 
 def build(config: Config) -> "ImageTask":
@@ -184,14 +188,20 @@ class ImageTask(DenseTask):
         """
         changed = {key.removeprefix("representation."): value for key, value in reading.items()}
         representation: Any = replace(self.representation, **changed) if changed else self.representation  # pyright: ignore[reportArgumentType]
-        spacing = self.lengths(np.asarray(image.sequence.spacing_um)[-self.ndim :])
-        labels = representation.decode(output, spacing)
+        return self._result(image, output, representation.decode(output, self._spacing(image)))
+
+    def _result(self, image: JudgedImage, output: np.ndarray, labels: np.ndarray) -> ImageResult:
+        """Says how sure each of the cells is that an output was read as."""
         cells = np.arange(1, labels.max(initial=0) + 1)
         sure = np.ones(len(cells), np.float32)
-        if isinstance(representation, Flow):
-            probability = special.expit(output[..., representation.axes])
+        if isinstance(self.representation, Flow):
+            probability = special.expit(output[..., self.representation.axes])
             sure = np.asarray(ndimage.mean(probability, labels, cells), np.float32).reshape(-1)
         return ImageResult(image, labels, sure)
+
+    def _spacing(self, image: JudgedImage) -> np.ndarray:
+        """(2,) size of its pixels, in the unit of `lengths`."""
+        return self.lengths(np.asarray(image.sequence.spacing_um)[-self.ndim :])
 
     def axes(self) -> list[Axis]:
         """Returns the settings of the representation that are known to matter, for all images alike."""
@@ -209,8 +219,8 @@ class ImageTask(DenseTask):
         apply = wrap(self.predictor(model, variables))
 
         def read(image: np.ndarray) -> ImageCells:
-            told = self._told(model, variables, apply, diameter, image)
-            return ImageCells(self._cells(told.output), diameter_px=told.diameter_px)
+            told = self._told(model, variables, apply, diameter, image, _SQUARE)
+            return ImageCells(self._cells(told, _SQUARE), diameter_px=told.diameter_px)
 
         return read
 
@@ -223,7 +233,7 @@ class ImageTask(DenseTask):
 
         def find(image: JudgedImage) -> tuple[_Told, ImageResult]:
             told = say(image)
-            return told, self.read(image, told.output, {})
+            return told, self._result(image, told.output, self._cells(told, self._spacing(image)))
 
         yield from threads.mapped(find, self._until(stop), _AT_ONCE)
 
@@ -245,7 +255,7 @@ class ImageTask(DenseTask):
         def say(image: JudgedImage) -> _Told:
             seen = self._image(image.sequence, image.t, image.window)
             diameter = sizes or self._diameter(image.sequence, image.t)
-            return self._told(model, variables, apply, diameter, seen)
+            return self._told(model, variables, apply, diameter, seen, self._spacing(image))
 
         return say
 
@@ -256,6 +266,7 @@ class ImageTask(DenseTask):
         apply: Apply,
         diameter: float | SizeModel | None,
         image: np.ndarray,
+        spacing: np.ndarray,
     ) -> _Told:
         """What the network says of an image (C, Y, X) whose cells have this diameter, None where it does not matter.
 
@@ -266,19 +277,19 @@ class ImageTask(DenseTask):
         size = (image.shape[1], image.shape[2])
         y, x = (slice(max(0, (n - _STYLE_OF) // 2), (n + _STYLE_OF) // 2) for n in size)
         told = float(diameter.diameters(self._style_of(model, variables, image[:, y, x])[None])[0])
-        output = self._output(image, apply, told)
-        labels = self._cells(output)
+        first = _Told(self._output(image, apply, told), told)
+        labels = self._cells(first, spacing)
         found = float(diameter.within(np.array(median_diameter(labels)))) if labels.any() else told
         if self._shown(size, found) == self._shown(size, told):
-            return _Told(output, told)
+            return first._replace(labels=labels)
         return _Told(self._output(image, apply, found), found)
 
     def _output(self, image: np.ndarray, apply: Apply, diameter_px: float | None) -> np.ndarray:
         shown = self._shown((image.shape[1], image.shape[2]), diameter_px)
         return predict(image, shown, apply, (self.stride[0], self.stride[1]))
 
-    def _cells(self, output: np.ndarray) -> np.ndarray:
-        return self.representation.decode(output, np.ones(2))
+    def _cells(self, told: _Told, spacing: np.ndarray) -> np.ndarray:
+        return self.representation.decode(told.output, spacing) if told.labels is None else told.labels
 
     def _shown(self, size: tuple[int, int], diameter_px: float | None) -> tuple[int, int]:
         """Size of an image at which its cells have the diameter that crops are taught at."""

@@ -1,5 +1,6 @@
 """Images that are judged one by one: true maps have all cells back, at whatever size the network sees them."""
 
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.metrics import instances
 from celltrack_jax.metrics.overlap import overlap
 from celltrack_jax.models.functional import FunctionalModel
+from celltrack_jax.ops.diameters import SizeModel
 from celltrack_jax.representations import flow
 from celltrack_jax.training import checkpoint, size_models
 from configs.ctc import segment
@@ -186,6 +188,38 @@ def test_a_size_model_tells_images_of_two_scales_apart(folder, monkeypatch):
     assert len(shapes) > scores["images"], "the cells that were found correct the diameter"
     assert task.evaluate(model, variables, lambda: True) is None
     assert task.data_facts() == {"median_diameter_px": pytest.approx(15, rel=0.1)}
+
+
+@pytest.mark.parametrize(("least", "most", "decodes"), [(14.0, 14.0, 1), (14.0, 21.0, 2)])
+def test_no_output_is_decoded_twice(folder, monkeypatch, least, most, decodes):
+    """The style says 14 pixels of discs of 18 and 12: where that is kept, so are the cells that were found by it."""
+    task, model, variables = sized(folder)
+    monkeypatch.setattr(task, "_style_of", lambda *_: np.zeros(1))
+    sizes = SizeModel(np.zeros(1), np.zeros(1), math.log(14 / 30), least, most)
+    monkeypatch.setattr(task, "fit_sizes", lambda *_: sizes)
+    seen_by_brightness(task, monkeypatch)
+    decoded, decode = [], type(task.representation).decode
+
+    def counted(*given):
+        decoded.append(given)
+        return decode(*given)
+
+    monkeypatch.setattr(type(task.representation), "decode", counted)
+    image = task.judged_images()[0]
+    seen = task._image(image.sequence, image.t, image.window)
+    cells = task.image_reader(model, variables, sizes)(seen)
+    assert len(decoded) == decodes
+    decoded.clear()
+    results = list(task.results(model, variables, lambda: False))
+    # Discs of 12 pixels are taken for 14 in either case.
+    assert [result.image.category for result in results] == ["astro", "astro", "cort", "cort"]
+    assert len(decoded) == 2 * decodes + 2
+    # What is carried along is what the output is read as.
+    again = task.read(*next(task.outputs(model, variables, lambda: False)), {})
+    np.testing.assert_array_equal(results[0].labels, again.labels)
+    np.testing.assert_array_equal(results[0].confidence, again.confidence)
+    np.testing.assert_array_equal(results[0].labels, cells.labels)
+    assert again.labels.max() == 5
 
 
 def test_images_of_many_sizes_share_few_programs(folder, monkeypatch):
