@@ -3,6 +3,7 @@
 Shapes: B batch, S spatial axes (Y, X in 2D; Z, Y, X in 3D), R the read size (S plus margins), C channels.
 """
 
+import abc
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ _DROPOUT = 0x64726F70
 """Sets the keys of dropout apart from those of augmentation."""
 
 
-class FrameData:
+class FrameData(abc.ABC):
     """The part of a task that knows its frames, not yet the network."""
 
     def __init__(self, config: Config):
@@ -151,9 +152,9 @@ class FrameData:
     def _last(self, items: list) -> list:
         return items[len(items) - math.floor(len(items) * self.config.evaluation.holdout) :]
 
+    @abc.abstractmethod
     def _annotated(self, sequence: store.StoredSequence) -> list[int]:
         """Returns the frames that teach, ascending."""
-        raise NotImplementedError
 
     def _outlined(self, sequence: store.StoredSequence, t: int) -> bool:
         """Tells whether a frame that teaches shows how good outlines are."""

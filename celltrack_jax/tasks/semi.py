@@ -8,6 +8,7 @@ known; the network learns them augmented (Sohn et al. 2020, arXiv:2001.07685). A
 Shapes: B batch, R the read size (Y, X), C channels.
 """
 
+import abc
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -174,9 +175,9 @@ class SemiSupervised(OutlineData):
         labels = self._believed(teacher, padded)[:, : image.shape[1], : image.shape[2]]
         return batch | {OTHER + "labels": lax.stop_gradient(labels)}
 
+    @abc.abstractmethod
     def _believed(self, teacher: Teacher, image: jax.Array) -> jax.Array:
         """Labels (B, *R) int32 of images (B, *R, C)."""
-        raise NotImplementedError
 
     def loss(
         self,
