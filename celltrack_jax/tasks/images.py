@@ -7,6 +7,7 @@ Shapes: Y, X an image, C channels, F features of a style.
 """
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -121,6 +122,7 @@ class ImageTask(DenseTask):
                 f"configs/sartorius/cellpose.py does, or set --config.evaluation.diameters={_MEDIAN}"
             )
         self._style = jax.jit(self._styled, static_argnums=0)
+        self._fitted: dict[bytes, SizeModel] = {}
 
     @property
     def _by_style(self) -> bool:
@@ -304,7 +306,21 @@ class ImageTask(DenseTask):
     def fit_sizes(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> SizeModel | None:
-        """Fits a size model to the images that are trained on; None when `stop()` became true."""
+        """Fits a size model to the images that are trained on; None when `stop()` became true.
+
+        Weights that were evaluated are those of a checkpoint, for which it is asked again: it is fitted once.
+        """
+        digest = _digest(variables)
+        if digest not in self._fitted:
+            found = self._fit_sizes(model, variables, stop)
+            if found is None:
+                return None
+            self._fitted[digest] = found
+        return self._fitted[digest]
+
+    def _fit_sizes(
+        self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
+    ) -> SizeModel | None:
         assert self.sizing
         views = self._views(self.sizing)
 
@@ -387,6 +403,14 @@ class ImageTask(DenseTask):
         """Of the images that are trained on."""
         taught = [own[frames] for own, frames in zip(self._own_diameters, self._taught(), strict=True)]
         return float(np.median(np.concatenate(taught)))
+
+
+def _digest(variables: Variables) -> bytes:
+    """Tells the weights of one network apart."""
+    found = hashlib.sha256()
+    for array in jax.tree.leaves(variables):
+        found.update(np.asarray(array).tobytes())
+    return found.digest()
 
 
 def _has_outlines(sequence: store.StoredSequence, t: int, *, silver: bool) -> bool:

@@ -241,6 +241,29 @@ def test_images_of_many_sizes_share_few_programs(folder, monkeypatch):
     assert {size for shape in shapes for size in shape} <= {64, 96}
 
 
+def test_a_size_model_is_fitted_once_to_the_same_weights(folder, monkeypatch):
+    """Those of a checkpoint are other arrays of the same numbers."""
+    task, model, variables = sized(folder)
+    views = []
+    monkeypatch.setattr(
+        task, "_style_of", lambda *_: views.append(1) or np.random.default_rng(len(views)).random(2)
+    )
+    seen_by_brightness(task, monkeypatch)
+    assert task.fit_sizes(model, variables, lambda: True) is None
+    views.clear()
+    assert task.evaluate(model, variables, lambda: False) is not None
+    images = len(task.judged_images())
+    assert len(views) == task.sizing.samples + images
+    again = task.fit_sizes(model, jax.tree.map(np.array, variables), lambda: False)
+    assert again is not None
+    assert len(views) == task.sizing.samples + images
+    params = jax.tree.map(np.array, variables.params)
+    jax.tree.leaves(params)[-1][...] += 1e-6
+    other = task.fit_sizes(model, variables._replace(params=params), lambda: False)
+    assert len(views) == 2 * task.sizing.samples + images
+    assert not np.array_equal(other.weights, again.weights)
+
+
 def test_a_size_model_needs_a_network_with_styles(folder):
     config = segment.get_config("tiny")
     config.task = "images"
