@@ -14,15 +14,10 @@ from tests.devices import on_devices
 os.environ.update(on_devices(8))
 
 import jax
-import numpy as np
-
-from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.training import mesh as meshes
-from celltrack_jax.training.optimizer import make_optimizer
-from celltrack_jax.training.state import abstract_state, compile_step, init_state
 
 jax.config.update("jax_enable_x64", True)
 
+from few_steps import take
 from toy_task import ToyTask, toy_config
 
 FSDP = ((".*", "fsdp"),)
@@ -43,20 +38,9 @@ def run(devices: int, space: int = 1, accumulate: int = 1, parameters: tuple = (
     config = toy_config(batch_size=8, accumulate=accumulate)
     config.mesh.space, config.mesh.parameters = space, parameters
     task = ToyTask(config, dtype="float64", widths=(32, 128))
-    mesh = meshes.make_mesh(space, 8, jax.devices()[:devices], accumulate)
-    model = FunctionalModel(task.model)
-    optimizer = make_optimizer(config.optimizer, 4, jax.eval_shape(model.init, jax.random.key(0)).params)
-    abstract = abstract_state(model, optimizer, mesh, config.mesh.parameters)
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    state = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    data: Any = task.train_data((0, 1))
+    _, state, losses = take(task, config, jax.devices()[:devices], [data[number] for number in range(4)])
     first = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
-    step = compile_step(task, model, optimizer, mesh, config)
-    split = meshes.batch_shardings(mesh, task.batch_spec())
-    data: Any = task.train_data(meshes.data_share(mesh))
-    losses = []
-    for number in range(4):
-        state, metrics = step(state, meshes.global_batch(data[number], split))
-        losses.append(float(np.asarray(metrics["loss"])))
     return {"losses": losses, "state_bytes": sum(first)}
 
 

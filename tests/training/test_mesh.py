@@ -16,17 +16,22 @@ from celltrack_jax.training import memory
 from celltrack_jax.training import mesh as meshes
 from tests.training.toy_task import toy_config
 
-LAYOUTS = Path(__file__).with_name("run_layouts.py")
+HERE = Path(__file__).parent
+
+
+def said_by(script):
+    """What a script that has several virtual devices prints last, as JSON."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / script)], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def layouts():
-    """What run_layouts.py prints: a few steps of the toy task in each layout, on eight virtual devices."""
-    done = subprocess.run(
-        [sys.executable, str(LAYOUTS)], capture_output=True, text=True, check=False, env=os.environ
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    """A few steps of the toy task in each layout, on eight virtual devices."""
+    return said_by("run_layouts.py")
 
 
 @pytest.mark.parametrize("layout", ["data", "space", "fsdp", "fsdp and space", "accumulated", "by names"])
@@ -41,6 +46,15 @@ def test_parameters_and_what_the_optimizer_keeps_of_them_are_split_by_rule(layou
     whole, split = (layouts[layout]["state_bytes"] for layout in ("data", "fsdp"))
     # The kernels of the wide level are nearly all of it: parameters, averages and two moments.
     assert split < 0.2 * whole
+
+
+@pytest.mark.slow
+def test_mask_rcnn_learns_on_two_devices_what_it_does_on_one():
+    """Proposals, samples and statistics are of the whole batch, of which each device has one sample."""
+    report = said_by("run_mask_rcnn.py")
+    assert len(set(report["one"])) == 3
+    np.testing.assert_allclose(report["two"], report["one"], rtol=1e-5)
+    assert report["difference"] < 1e-2, "of how far each array of parameters moved, and all did"
 
 
 @pytest.fixture
