@@ -181,7 +181,6 @@ def segment(
         "symmetries": [list(one) for one in settings.symmetries],
         # Group and instance norm take statistics of a tile, so masks of two tilings are not of one kind.
         "tile": list(settings.tile),
-        **({"halo": list(settings.halo)} if segmenter.inference.halo else {}),
         # Frames are mirrored up to a multiple of it.
         "stride": list(settings.stride),
     }
@@ -247,8 +246,8 @@ def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
     from celltrack_jax.inference.clips import over_time
     from celltrack_jax.inference.decode import gives_vectors, vector
     from celltrack_jax.inference.segment import Settings
+    from celltrack_jax.inference.tiles import fit_tile
     from celltrack_jax.ops.symmetry import symmetries
-    from celltrack_jax.ops.tiles import fit_tile
     from celltrack_jax.training import mesh
 
     task, inference = segmenter.task, segmenter.inference
@@ -272,9 +271,7 @@ def _settings(segmenter: "Segmenter", movie: movies.Movie) -> "Settings":
         _refuse_parts(segmenter.whole_size)
     else:
         tile = fit_tile(size, voxels, task.halo, stride)
-        if inference.halo:
-            tile = _tile(task.ndim) or inference.tile
-        elif np.prod(tile) > voxels:
+        if np.prod(tile) > voxels:
             print(
                 f"note: tiles of {voxels} voxels hold little but the halo {task.halo} of this network: using {tile}"
             )

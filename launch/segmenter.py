@@ -31,10 +31,6 @@ class Inference:
     """Tiles per device."""
     average: str
     """One of `launch.predict.AVERAGES`."""
-    halo: tuple[int, ...] = ()
-    """[Z,] Y, X at a tile's border that do not count; () for as far as the network sees. Given, tiles have the very shape
-    of `tile`, when frames are judged, too: a network that takes statistics of its input (norm group, instance) may know
-    crops of that shape alone."""
 
 
 class Segmenter(NamedTuple):
@@ -100,7 +96,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
             )
         tracking = config.tracking.to_dict()
         where = f"inference ({workdir}/config.json)"
-        inference = from_mapping(Inference, {"halo": ()} | config.inference.to_dict(), where)
+        inference = from_mapping(Inference, config.inference.to_dict(), where)
         paired = config.evaluation.get("sisters")
         sisters = from_mapping(Sisters, paired.to_dict(), "evaluation.sisters") if paired else None
     devices = jax.local_devices()

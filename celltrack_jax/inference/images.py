@@ -12,9 +12,9 @@ import numpy as np
 from celltrack_jax.data import normalise
 from celltrack_jax.data.sources.pixels import read_image
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference import tiles
 from celltrack_jax.io import label_maps, threads
 from celltrack_jax.io.label_maps import LabelMap
-from celltrack_jax.ops import tiles
 from celltrack_jax.tasks import ImageCells
 
 SUFFIXES = (".png", ".tif", ".tiff")

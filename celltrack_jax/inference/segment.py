@@ -20,8 +20,9 @@ import numpy as np
 
 from celltrack_jax.data import normalise
 from celltrack_jax.errors import InputError
+from celltrack_jax.inference import tiles
 from celltrack_jax.io import threads
-from celltrack_jax.ops import symmetry, tiles
+from celltrack_jax.ops import symmetry
 
 _IN_FLIGHT = 2
 """Batches whose results wait while the devices work on the next one."""

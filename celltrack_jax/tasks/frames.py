@@ -22,7 +22,6 @@ from celltrack_jax.errors import InputError
 from celltrack_jax.lineage import Lineage
 from celltrack_jax.metrics.overlap import Overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
-from celltrack_jax.ops import tiles
 
 HEAD = "cells"
 """Name of the network's head."""
@@ -179,15 +178,7 @@ class FrameTask(FrameData):
                 f"{config.data.max_cells}: set data.max_cells alone, the other one follows it"
             )
         network = nnx.eval_shape(lambda: self.model(nnx.Rngs(0)))
-        self.stride = network.stride
-        halo = tuple(config.inference.get("halo", ()))
-        self.halo: tuple[int, ...] = halo or network.receptive_radius
-        self.tile: tuple[int, ...] = tuple(config.inference.tile) if halo else ()
-        """Shape of the parts that frames are judged and predicted by; () where they may be of any shape, or whole."""
-        if halo and not len(self.tile) == len(halo) == self.ndim:
-            raise InputError(
-                f"config.inference: halo {halo} and tile {self.tile} need {self.ndim} numbers each, as data.crop has"
-            )
+        self.stride, self.halo = network.stride, network.receptive_radius
         self.sees_clips: bool = getattr(network, "sees_clips", False)
         self.style_features: int = getattr(network, "style_features", 0)
         self._forward = jax.jit(self._predict, static_argnums=0)
@@ -251,25 +242,9 @@ class FrameTask(FrameData):
                 return
             image = np.moveaxis(seen_by(self.inputs, sequence, t, window, contrast), 0, -1)
             image = image[0] if self.ndim == 2 else image
-            if self.tile:
-                whole = self._by_tiles(image, forward)
-                yield t, lambda whole=whole: whole
-                continue
             pads = [(0, -size % stride) for size, stride in zip(image.shape, self.stride, strict=False)]
             output = forward(np.pad(image, [*pads, (0, 0)], mode="symmetric")[None])
             yield t, lambda output=output: np.asarray(output[0])[inside]
-
-    def _by_tiles(self, image: np.ndarray, forward: Callable) -> np.ndarray:
-        """Returns the raw output (*S, K) for an image (*S, C), put together from `tile`s as prediction does."""
-        frame = np.moveaxis(image, -1, 0)
-        tiling = tiles.make_tiling(image.shape[:-1], self.tile, self.halo, self.stride)
-        whole = np.zeros((), np.float32)
-        for position in tiling.positions():
-            part = np.moveaxis(tiles.cut(frame, tiling, position), 0, -1)
-            output = np.asarray(forward(part[None])[0])
-            whole = whole if whole.ndim else np.zeros((*tiling.size, output.shape[-1]), np.float32)
-            tiles.add(whole, output, tiling, position)
-        return whole
 
 
 def less_contrast(image: np.ndarray, contrast: float, seed: int) -> np.ndarray:

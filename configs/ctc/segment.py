@@ -217,7 +217,7 @@ def _base(ndim: int) -> ConfigDict:
         }
     )
     config.inference = ConfigDict(
-        {"tile": (1024, 1024) if flat else (32, 512, 512), "batch": 1, "average": "flips", "halo": ()}
+        {"tile": (1024, 1024) if flat else (32, 512, 512), "batch": 1, "average": "flips"}
     )
     # Lengths in diameters of the movie's median cell, volumes as ratios; launch.track links with the same,
     # celltrack_jax.tracking.links.HUNGARIAN.

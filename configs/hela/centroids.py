@@ -263,7 +263,7 @@ def _base() -> ConfigDict:
             "helalab_cost": False,
         }
     )
-    config.inference = ConfigDict({"tile": (1024, 1024), "batch": 1, "average": "none", "halo": ()})
+    config.inference = ConfigDict({"tile": (1024, 1024), "batch": 1, "average": "none"})
     config.tracking = ConfigDict(
         {
             "max_distance": 1.2,

@@ -127,8 +127,6 @@ def get_config(arg: str = "modern") -> ConfigDict:
         # The original's; by 2e-3 MSE unlearns: F1 .26, after 400 steps of four crops .64.
         config.optimizer.learning_rate = 2e-4
         config.train.evaluate_every = config.train.save_every = 2500
-        # Group norm knows the statistics of such crops alone: read whole, volumes are lost the longer it learns.
-        config.inference.tile, config.inference.halo = (12, 32, 32), (2, 4, 4)
     if "tiny" in words:
         config.data.crop, config.data.batch_size = (8, 32, 32), 2
         config.model.widths, config.model.groups = (4, 8, 8), 4
@@ -497,7 +495,7 @@ def _base() -> ConfigDict:
             "helalab_cost": False,
         }
     )
-    config.inference = ConfigDict({"tile": (64, 256, 256), "batch": 1, "average": "none", "halo": ()})
+    config.inference = ConfigDict({"tile": (64, 256, 256), "batch": 1, "average": "none"})
     config.tracking = ConfigDict(
         {
             "max_distance": 1.2,

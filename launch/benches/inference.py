@@ -150,9 +150,9 @@ def _network(use_model: bool) -> tuple[Any, Callable]:
 
 def _settings(task: Any, tile: int, size: int) -> Any:
     from celltrack_jax.inference.segment import Settings
+    from celltrack_jax.inference.tiles import fit_tile
     from celltrack_jax.io import threads
     from celltrack_jax.ops.symmetry import symmetries
-    from celltrack_jax.ops.tiles import fit_tile
 
     return Settings(
         tile=fit_tile((size, size), tile**2, task.halo, task.stride),

@@ -9,9 +9,8 @@ import pytest
 
 from celltrack_jax import tasks
 from celltrack_jax.data import store
-from celltrack_jax.inference import clips, movies, segment
+from celltrack_jax.inference import clips, movies, segment, tiles
 from celltrack_jax.models.functional import FunctionalModel
-from celltrack_jax.ops import tiles
 from celltrack_jax.ops.symmetry import symmetries
 from celltrack_jax.tasks import Clips
 from configs.musc.segment import get_config

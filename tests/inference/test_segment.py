@@ -12,8 +12,8 @@ from celltrack_jax.data import normalise
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference import segment
 from celltrack_jax.inference.segment import Settings, segment_movie
+from celltrack_jax.inference.tiles import make_tiling
 from celltrack_jax.ops.symmetry import averaged, symmetries
-from celltrack_jax.ops.tiles import make_tiling
 from tests.inference.toys import Toy, whole
 
 SPACING = np.array([2.0, 1.0, 1.0])

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from scipy import ndimage
 
 from celltrack_jax import tasks
 from celltrack_jax.errors import InputError
@@ -131,22 +130,6 @@ def test_decoders_are_judged_side_by_side_and_on_the_true_map(folder, monkeypatc
     scores = scores_of(task)
     found = {name: scores[f"{name}F1_5"] for name in ("", "log/", "oracle/", "log/oracle/")}
     assert found == {"": 0, "log/": 0, "oracle/": 1, "log/oracle/": 1}
-
-
-def test_frames_are_judged_by_tiles_of_the_given_shape(folder):
-    task = task_of(folder, **{"inference.tile": (32, 48), "inference.halo": (4, 8)})
-    (sequence, (t, *_)), *_ = task._judged()
-    seen = []
-
-    def blurred(image):
-        seen.append(image.shape)
-        return ndimage.uniform_filter(image, (1, 5, 9, 1), mode="mirror")
-
-    ((_, output),) = task._predictions(sequence, [t], blurred, 1.0, lambda: False)
-    ((_, whole),) = task_of(folder)._predictions(sequence, [t], blurred, 1.0, lambda: False)
-    assert set(seen[:-1]) == {(1, 32, 48, 1)}
-    assert seen[-1] == (1, *SHAPE, 1)
-    np.testing.assert_allclose(output(), whole(), rtol=1e-5, atol=1e-6)
 
 
 def test_an_evaluation_stops_when_asked(task, monkeypatch):
@@ -290,7 +273,6 @@ def test_a_step_of_the_loss_is_finite_and_has_gradients(task):
         ({"data.unit": "ell"}, r"data.unit is 'ell': one of"),
         ({"data.cut_px": 32}, r"data.cut_px is 32: .* less than half of data.crop \(64, 64\), or to 0"),
         ({"data.margin": (0, 24)}, r"data.cut_px 12 asks what lies beyond a crop, .*set that to 1 or more"),
-        ({"inference.halo": (4,)}, r"halo \(4,\) and tile \(.*\) need 2 numbers each"),
         ({"data.fraction": 0.0}, r"data.fraction is 0.0: .* in \(0, 1\]"),
         ({"evaluation.radius": 4.0}, r"evaluation.radius 4.0 is none of .*add it there"),
         ({"evaluation.density_edges": (2.0, 1.0)}, r"density_edges \(2.0, 1.0\): .* that ascend, or \(\)"),

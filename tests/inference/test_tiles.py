@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celltrack_jax.ops import tiles
+from celltrack_jax.inference import tiles
 from tests.inference.toys import Toy, whole
 
 
