@@ -3,8 +3,7 @@
     python -m launch.sweep --config=configs/kinetochores/long.py --workdir=runs/long \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
 
-Seven minutes of one core per arm. Group norm sees other statistics in these crops than in the volumes that are judged,
-and the longer the run, the more that costs (docs/results.md, kinetochores).
+Seven minutes of one core per arm. All of them find the points then (docs/results.md, kinetochores).
 """
 
 from configs.kinetochores.points import get_config
