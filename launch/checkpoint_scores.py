@@ -17,7 +17,7 @@ from celltrack_jax.metrics import instances
 from celltrack_jax.models.functional import FunctionalModel
 from celltrack_jax.report import evaluation, pr_curve, tables
 from celltrack_jax.training import checkpoint
-from launch import embedders, local, on, readings
+from launch import embedders, local, on, overrides, readings
 from launch.processes import Alone, Processes
 from launch.slurm import jobs
 
@@ -139,6 +139,8 @@ def score_all(
             "Config": f"{config.model.name}, {config.task}",
             "Checkpoints": f"{len(rows)} of {len(steps)}",
         }
+        if overrides.words():
+            facts["Read by"] = " ".join(overrides.words())
         evaluation.write(workdir, rows, facts, problems)
     return rows, problems
 
@@ -240,7 +242,7 @@ def _tell(workdir: Path, step: int, outcome: jobs.Outcome, errors: dict[int, str
 
 def _command(workdir: Path, step: int) -> list[str]:
     wanted = [f"--workdir={workdir.absolute()}", f"--checkpoints={step}"]
-    return ["-m", "launch.evaluate", *wanted, *readings.flags_of(readings.words())]
+    return ["-m", "launch.evaluate", *wanted, *overrides.words()]
 
 
 def _log(workdir: Path, name: str) -> Path:

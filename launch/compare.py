@@ -146,7 +146,8 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
             print(f"stopped with {len(rows)} rows; the same command continues", flush=True)
             return cli.STOPPED
         rows += [comparison.Row(name, {}, {}, problem) for name, problem in left.items()]
-        _write(workdir, rows, runs[0], {"Images": len(images)} | tuned_by)
+        read_by = {"Read by": " ".join(overrides.words())} if changes and overrides.words() else {}
+        _write(workdir, rows, runs[0], {"Images": len(images)} | read_by | tuned_by)
     return 1 if left else 0
 
 

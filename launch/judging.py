@@ -21,7 +21,7 @@ from celltrack_jax.metrics.overlap import overlap
 from celltrack_jax.models.functional import FunctionalModel, Variables
 from celltrack_jax.report import comparison
 from celltrack_jax.tasks import JudgedImagesTask
-from celltrack_jax.tasks.judged import JudgedImage, Reading
+from celltrack_jax.tasks.judged import JudgedImage
 from celltrack_jax.training import checkpoint
 from launch import checkpoint_scores, readings
 
@@ -37,6 +37,8 @@ class Run(NamedTuple):
     workdir: Path
     config: Config
     task: JudgedImagesTask
+    changes: dict[str, str]
+    """Of its own settings, by key, as they were given."""
 
 
 class Findings(NamedTuple):
@@ -75,8 +77,10 @@ def open_run(name: str, workdir: Path, changes: Sequence[str] | None = None) -> 
     Raises:
       InputError: it is none, or its images are not judged one by one.
     """
+    changes = readings.words() if changes is None else changes
     config = readings.load_config(workdir, changes)
-    return Run(name, workdir, config, task_of(config, str(workdir)))
+    given = dict(word.split("=", 1) for word in changes)
+    return Run(name, workdir, config, task_of(config, str(workdir)), given)
 
 
 def same_images(found: Mapping[str, JudgedImagesTask]) -> list[JudgedImage]:
@@ -101,8 +105,8 @@ def same_images(found: Mapping[str, JudgedImagesTask]) -> list[JudgedImage]:
         if differ:
             raise InputError(
                 f"{first} and {name} judge {len(known)} and {len(own)} images, of which {len(differ)} are not the same "
-                f"({differ[0]}, ...): give both the same data.store, and evaluation.folds, .fold, .holdout, .max_frames "
-                "and .window"
+                f"({differ[0]}, ...): train both with the same data.store, and evaluation.folds, .fold, .holdout, "
+                ".max_frames and .window"
             )
     return images
 
@@ -174,7 +178,7 @@ def tune(
     told = {
         "step": step,
         "overrides": tuned.reading,
-        "flags": flags_of(tuned.reading),
+        "flags": flags_of({**run.changes, **tuned.reading}),
         "before": tuned.before,
         "after": tuned.after,
         "halves": [{"images": half.images, "overrides": half.reading} for half in tuned.halves],
@@ -246,7 +250,7 @@ def row(
     return comparison.Row(name, measures, told, found.note, kept(order[:few]), kept(best))
 
 
-def flags_of(reading: Reading) -> str:
+def flags_of(reading: Mapping[str, object]) -> str:
     """Returns settings as the flags of a command."""
     return " ".join(f"--config.{key}={value}" for key, value in reading.items())
 

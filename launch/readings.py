@@ -1,6 +1,7 @@
 """The config of a run, whose output a command reads by other settings where its --config.<key>=<value> says so.
 
-They may be those that launch.tune found, or other tiles; what the network was trained by is not among them.
+They may be those that launch.tune found, or other tiles. Of `representation` only settings of its decoding make sense:
+other targets than those that the network learned are not learned anew.
 """
 
 import ast
@@ -18,6 +19,11 @@ from launch.sweeps import arms
 
 PARTS = ("representation", "detection", "evaluation", "inference", "tracking")
 """Of a config, that say how a network's output is read and judged."""
+
+_SPLIT = tuple(
+    f"evaluation.{key}" for key in ("folds", "fold", "holdout", "holdout_tracks", "holdout_frames")
+)
+"""They say what was trained on: by other values a run would be judged on what it has learned."""
 
 
 def load_config(workdir: Path, changes: Sequence[str] | None = None) -> Config:
@@ -62,13 +68,13 @@ def _key(word: str) -> str:
     return word.partition("=")[0]
 
 
-def flags_of(changes: Sequence[str]) -> list[str]:
-    """Returns such words as the flags of another command."""
-    return [f"--config.{word}" for word in changes]
-
-
 def _change(config: Config, key: str, text: str, workdir: Path) -> None:
     *parents, last = key.split(".")
+    if key in _SPLIT or (key == "evaluation.store" and not text):
+        raise InputError(
+            f"--config.{key}: {workdir} was trained on what this leaves, and would be judged on what it has learned: "
+            "give another --config.evaluation.store, or train another run"
+        )
     if key.partition(".")[0] not in PARTS:
         raise InputError(
             f"--config.{key}: {workdir} is trained, and only how it is read and judged can be changed, "
@@ -90,14 +96,13 @@ def _value(present: Any, text: str, key: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        value = None
+        value = text
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if isinstance(value, tuple):
         value = list(value)
     kind = list if isinstance(present, list | tuple) else type(present)
-    if present is not None and type(value) is not kind:
-        raise InputError(
-            f"--config.{key}={text} does not fit: it is {present!r} now, give another {kind.__name__}"
-        )
+    if type(value) is not kind:
+        wanted = "True or False" if kind is bool else f"another {kind.__name__}"
+        raise InputError(f"--config.{key}={text} does not fit: it is {present!r} now, give {wanted}")
     return value

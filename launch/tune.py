@@ -5,8 +5,8 @@
 
 The network of one checkpoint is applied once to the held-out images; settings are then searched one after the other for
 the largest mAP, those of a class on the images of that category. The images are halved: what is reported of each half
-was tuned on the other. The settings to take, tuned on both, are printed as flags, which launch.evaluate, launch.predict
-and launch.train take, and are in <workdir>/tuned.json with all that was measured.
+was tuned on the other. The settings to take, tuned on both, are printed as flags, which launch.evaluate, .predict,
+.compare and .train take, and are in <workdir>/tuned.json with all that was measured.
 """
 
 import sys

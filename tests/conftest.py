@@ -18,7 +18,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the tests' time is compilation, and much of that is LLVM's optimisation: without it four files that compile
 # much took 0.4 of their CPU time, all tests 0.6. XLA's older, plainer loops instead of those of its fusion emitters, in
 # one piece per program, take another half off compilation.
-# A choice given in XLA_FLAGS stays, so that `XLA_FLAGS=--xla_backend_optimization_level=3 make test` runs what users run.
+# With a level given in XLA_FLAGS none of these is added: `XLA_FLAGS=--xla_backend_optimization_level=3 make test` runs
+# what users run.
 QUICKLY_COMPILED = (
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",

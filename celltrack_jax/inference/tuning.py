@@ -117,7 +117,8 @@ def tune(
         return None
     if len(said) < 2:
         raise InputError(
-            f"{len(said)} held-out images are too few to tune on: hold out more, by evaluation.holdout or .folds"
+            f"{len(said)} held-out images are too few to tune on: train a run that holds out more, by evaluation.holdout "
+            "or .folds, or judge another store by --config.evaluation.store"
         )
     images = _Images(task, said, stop)
     second = halves(images.categories)

@@ -3,7 +3,7 @@
     python -m launch.sweep --config=configs/kinetochores/long.py --workdir=runs/long \
         --config.data.store=stores/kin --config.evaluation.store=stores/kin_test
 
-Seven minutes of one core per arm. All of them find the points then (docs/results.md, kinetochores).
+Seven minutes of one core per arm. All but focal, which was not run, find the points then (docs/results.md, kinetochores).
 """
 
 from configs.kinetochores.points import get_config

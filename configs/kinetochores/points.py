@@ -124,7 +124,7 @@ def get_config(arg: str = "modern") -> ConfigDict:
     if "long" in words:
         # Ten thousand steps on a core in 7 minutes; crops of 16x48x48 took 26.
         config.data.crop, config.data.batch_size, config.train.steps = (12, 32, 32), 1, 10_000
-        # The original's.
+        # As in the original, whose question of more steps this answers.
         config.optimizer.learning_rate = 2e-4
         config.train.evaluate_every = config.train.save_every = 2500
     if "tiny" in words:

@@ -13,6 +13,8 @@
 | blocks | blocks of 4x8x8 voxels hidden, a third of all, which alone count; the network of `points.py:modern` | |
 | <any>_small, tiny | a sixteenth of the work per step; what the tests train | |
 
+Measured (docs/results.md, kinetochores): worth nothing to `aniso_focal_small` after 100 steps, one seed.
+
 The first three as published but for what could not work: the target is the whole volume and not the input, and outputs
 beyond 1 can be told (`representation.output`).
 """

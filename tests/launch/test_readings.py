@@ -5,7 +5,8 @@ import json
 import pytest
 
 from celltrack_jax.errors import InputError
-from launch import readings
+from launch import checkpoint_scores, judging, readings, segmenter
+from launch.processes import Alone
 from tests import mains
 
 CONFIG = {
@@ -47,10 +48,12 @@ def test_values_are_of_the_type_that_they_replace(workdir):
     ("change", "message"),
     [
         ("train.steps=6", "only how it is read and judged can be changed"),
+        ("evaluation.fold=1", "would be judged on what it has learned"),
+        ("evaluation.store=", "would be judged on what it has learned"),
         ("representation.sigma=2", r"no such key \(fill_holes, flow_threshold, min_size, name\): correct it"),
         ("inference.tile.x=2", "no such key: correct it"),
         ("representation.min_size=1.5", "it is 15 now, give another int"),
-        ("representation.fill_holes=1", "it is True now, give another bool"),
+        ("representation.fill_holes=1", "it is True now, give True or False"),
         ("inference.tile=many", r"it is \[512, 512\] now, give another list"),
     ],
 )
@@ -72,6 +75,26 @@ def test_each_of_several_runs_takes_what_it_has(workdir, monkeypatch):
     words.append("--config.model.norm=batch")
     with pytest.raises(InputError, match=r"none of the runs has 'model\.norm'"):
         readings.words_for([workdir, other])
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda workdir: segmenter.restore(workdir, "best", 1),
+        lambda workdir: segmenter.restore_for_images(workdir, "best"),
+        lambda workdir: judging.open_run("", workdir),
+        lambda workdir: checkpoint_scores.score_all(workdir, Alone(), again=False, at_once=0, slurm=None),
+    ],
+)
+def test_whatever_opens_a_run_reads_it_by_them(workdir, monkeypatch, opened):
+    monkeypatch.setattr(readings.overrides, "words", lambda: ["--config.representation.sigma=2"])
+    with pytest.raises(InputError, match=r"no such key \(fill_holes"):
+        opened(workdir)
+
+
+def test_processes_that_score_a_checkpoint_are_told_them(workdir, monkeypatch):
+    monkeypatch.setattr(readings.overrides, "words", lambda: ["--config.inference.tile=(2,2)"])
+    assert checkpoint_scores._command(workdir, 3)[-1] == "--config.inference.tile=(2,2)"
 
 
 def test_the_commands_take_them(workdir):

@@ -230,7 +230,8 @@ def test_points_of_a_batch_are_as_alone(monkeypatch):
     follow = functools.partial(flows.follow, steps=7)
     together = jax.jit(jax.vmap(follow))(flow, mask)
     for k in range(3):
-        np.testing.assert_allclose(jax.jit(follow)(flow[k], mask[k]), together[k], atol=1e-5)
+        # Seven steps of float32, each of which rounds places of up to 20 pixels by 2e-6.
+        np.testing.assert_allclose(jax.jit(follow)(flow[k], mask[k]), together[k], atol=1e-4)
 
 
 def test_points_that_rest_are_where_all_steps_lead(monkeypatch):
