@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Run(NamedTuple):
     workdir: Path
     config: Config
     task: JudgedImagesTask
-    changes: dict[str, str]
+    changes: Mapping[str, str] = MappingProxyType({})
     """Of its own settings, by key, as they were given."""
 
 
