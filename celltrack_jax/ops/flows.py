@@ -8,23 +8,18 @@ Shapes: S spatial axes (Y, X) or (Z, Y, X), D of them; K cells; P pixels of a ch
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from celltrack_jax.ops.distance import largest_of_batch
-from celltrack_jax.ops.labels import boxes, centroids
+from celltrack_jax.ops.heat import SOURCE, at_offset, spread_heat
 from celltrack_jax.ops.peaks import highest, is_full
 
-_SOURCE = 2.0**100
-"""Heat that a centre is given in each round. It falls by up to a factor of e with each pixel of a cell's arms: from here
-float32 has 68 decades down to its least normal number, and 4 up to its largest for the rounds that add up."""
-_ROUNDS = {2: (2, 2), 3: (6, 1)}
-"""By D: rounds per pixel of a cell's extent along all axes, and pixels that are added to each axis's."""
 _EVEN = 1e-5
-"""Differences that are a smaller share of what is compared are rounding's."""
+"""Differences of heat that are a smaller share of it are rounding's."""
 _SEED_REACH, _SEED_COUNT = 2, 10
 """Seeds are the maxima of so many pixels around, where more than so many points end."""
 _GROWN, _GROWN_COUNT = 5, 2
@@ -38,10 +33,6 @@ _CHUNK = 1 << 14
 def target_flows(labels: jax.Array, max_cells: int, *, logarithm: bool = False) -> jax.Array:
     """Flow of every pixel of a cell: a unit vector up the heat that spreads from the cell's centre.
 
-    Heat spreads in as many rounds as the cell's extent asks for: 2 (h + w + 4) for a bounding box of h x w pixels, as
-    Cellpose's on CPUs; on GPUs it takes the largest cell's for all, which moves most flows by less than a degree. In
-    3D 6 (d + h + w + 3).
-
     Args:
       labels: (*S) int32, dense: cells 1.., 0 background, -1 unknown.
       max_cells: K; ids >= K have no flow.
@@ -54,72 +45,19 @@ def target_flows(labels: jax.Array, max_cells: int, *, logarithm: bool = False) 
     slope = jnp.stack(_differences(heat, labels), -1)
     # Squares of differences leave the range of float32 where differences do not.
     steepest = jnp.abs(slope).max(-1, keepdims=True)
-    steep = steepest > _EVEN * _inside(heat)[..., None]
+    steep = steepest > _EVEN * at_offset(heat, (0,) * labels.ndim, labels.shape)[..., None]
     flows = jnp.where(steep, slope / jnp.where(steep, steepest, 1.0), 0.0)
     norm = jnp.sqrt(jnp.square(flows).sum(-1, keepdims=True))
     return flows / jnp.where(norm > 0, norm, 1.0)
 
 
-def centre_pixels(labels: jax.Array, max_cells: int) -> jax.Array:
-    """The pixel of each cell that is nearest to the mean of its pixels, the first of those.
-
-    Args:
-      labels: (*S) int32, dense.
-      max_cells: K.
-
-    Returns:
-      (K,) int32 index in the flattened map; its size for the background and for ids without a pixel.
-    """
-    mean = centroids(labels, max_cells)
-    cell = jnp.where((labels > 0) & (labels < max_cells), labels, max_cells).reshape(-1)
-    square = jnp.zeros(labels.shape, jnp.float32)
-    for axis in range(labels.ndim):
-        along = lax.broadcasted_iota(jnp.float32, labels.shape, axis)
-        square += jnp.square(along - mean[:, axis].at[labels].get(mode="clip"))
-    square = square.reshape(-1)
-    least = jax.ops.segment_min(square, cell, max_cells)
-    # What is computed twice may differ in its last bits; distances that differ by so little are equal.
-    most = least * (1 + _EVEN) + 1e-3
-    index = jnp.where(square <= most.at[cell].get(mode="clip"), jnp.arange(labels.size), labels.size)
-    return jnp.minimum(jax.ops.segment_min(index, cell, max_cells), labels.size)
-
-
 def _heat(labels: jax.Array, max_cells: int, logarithm: bool) -> jax.Array:
     """(*S + 2) float32, 0 outside of cells and in a border of one pixel."""
-    low, high = boxes(labels, max_cells)
-    per_pixel, added = _ROUNDS[labels.ndim]
-    present = (high > 0).any(1).at[0].set(False)
-    rounds = jnp.where(present, per_pixel * (high - low + added).sum(1), 0)
-    heat = _spread(labels, centre_pixels(labels, max_cells), rounds)
+    heat = jnp.pad(spread_heat(labels, max_cells), 1)
     if not logarithm:
         return heat
     # Below, the logarithm is what it is taken of to within rounding, at numbers that float32 has.
-    return jnp.where(heat < 2.0**-24 * _SOURCE, heat, _SOURCE * jnp.log1p(heat / _SOURCE))
-
-
-def _spread(labels: jax.Array, centres: jax.Array, rounds: jax.Array) -> jax.Array:
-    """Heats the centres and takes the mean over each pixel and its neighbours, again and again: (*S + 2).
-
-    All cells, also those of a batch, end together: those of fewer rounds start later, as nothing spreads before.
-
-    Args:
-      labels: (*S).
-      centres: (K,) int32 index in the flattened map.
-      rounds: (K,) int32.
-    """
-    padded = jnp.pad(labels, 1)
-    longest = largest_of_batch(rounds.max())
-
-    def once(number: jax.Array, heat: jax.Array) -> jax.Array:
-        given = jnp.where(number >= longest - rounds, _SOURCE, 0.0)
-        heat = heat.reshape(-1).at[centres].add(given, mode="drop").reshape(labels.shape)
-        heat = jnp.pad(heat, 1)
-        total = _inside(heat)
-        for offset in _around(labels.ndim):
-            total += jnp.where(_inside(padded, offset) == labels, _inside(heat, offset), 0.0)
-        return total * (1 / _seen(labels.ndim))
-
-    return jnp.pad(lax.fori_loop(0, longest, once, jnp.zeros(labels.shape, jnp.float32)), 1)
+    return jnp.where(heat < 2.0**-24 * SOURCE, heat, SOURCE * jnp.log1p(heat / SOURCE))
 
 
 def _differences(heat: jax.Array, labels: jax.Array) -> list[jax.Array]:
@@ -129,33 +67,13 @@ def _differences(heat: jax.Array, labels: jax.Array) -> list[jax.Array]:
     for axis in range(labels.ndim):
         step = tuple(int(a == axis) for a in range(labels.ndim))
         before, behind = (
-            jnp.where(_inside(padded, offset) == labels, _inside(heat, offset), 0.0)
+            jnp.where(
+                at_offset(padded, offset, labels.shape) == labels, at_offset(heat, offset, labels.shape), 0.0
+            )
             for offset in (tuple(-s for s in step), step)
         )
         differences.append(jnp.where(labels > 0, behind - before, 0.0))
     return differences
-
-
-def _inside(padded: jax.Array, offset: tuple[int, ...] | None = None) -> jax.Array:
-    """What lies at an offset from each pixel: (*S) from (*S + 2)."""
-    offset = offset or (0,) * padded.ndim
-    return lax.slice(
-        padded,
-        [1 + step for step in offset],
-        [size - 1 + step for size, step in zip(padded.shape, offset, strict=True)],
-    )
-
-
-def _around(axes: int) -> Iterator[tuple[int, ...]]:
-    """Offsets of the neighbours that heat goes to: 8 in 2D, the 6 that share a face in 3D."""
-    for offset in itertools.product((-1, 0, 1), repeat=axes):
-        if 0 < sum(map(abs, offset)) <= (2 if axes == 2 else 1):
-            yield offset
-
-
-def _seen(axes: int) -> int:
-    """The neighbours and the pixel itself."""
-    return 1 + sum(1 for _ in _around(axes))
 
 
 def follow(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from celltrack_jax.data import augment
-from celltrack_jax.ops import flows
+from celltrack_jax.ops import flows, heat
 from tests.representations.cells import dense, touching_cells
 
 K = 32
@@ -29,7 +29,7 @@ def target(labels, logarithm=False):
 
 @jax.jit
 def centres(labels):
-    return flows.centre_pixels(labels, K)
+    return heat.centre_pixels(labels, K)
 
 
 @jax.jit
@@ -127,6 +127,30 @@ def test_heat_reaches_the_end_of_a_long_thin_arm():
     towards = np.sign(94.5 - np.arange(5, 185))
     far = np.abs(np.arange(5, 185) - 94.5) > 2
     assert (flow[4:6, 5:185, 1][:, far] * towards[far] > 0.9).all()
+
+
+def crowded(shape, side, largest):
+    """Touching boxes of many sizes, some cut by the border, and one that no window holds; unknown pixels between."""
+    index = np.indices(shape)
+    labels = 1 + np.ravel_multi_index([i // s for i, s in zip(index, side, strict=True)], [64] * len(shape))
+    labels[(index[0] < 9) & (index[-1] < largest)] = 64 ** len(shape)
+    labels[np.random.default_rng(0).random(shape) < 0.1] = 0
+    labels = np.unique(labels, return_inverse=True)[1].reshape(shape).astype(np.int32)
+    labels[-1, ..., 3:7] = -1
+    return labels
+
+
+@pytest.mark.parametrize(
+    "labels", [crowded((130, 141), (11, 37), 120), crowded((13, 31, 64), (5, 9, 11), 60)]
+)
+def test_heat_in_windows_is_that_of_the_whole_map(labels):
+    """More cells of a size than are computed together, in windows of every size; in 3D none is too large."""
+    most = int(labels.max()) + 1
+    assert most > 40
+    alone = jax.jit(lambda labels: heat.spread_heat(labels, most))(labels)
+    together = jax.jit(jax.vmap(lambda labels: heat.spread_heat(labels, most)))(labels[None])[0]
+    assert (np.asarray(alone) > 0).sum() > 0.99 * (labels > 0).sum()
+    np.testing.assert_allclose(alone, together, rtol=1e-4)
 
 
 def test_samples_of_a_batch_are_as_alone():
