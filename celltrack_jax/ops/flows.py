@@ -8,7 +8,9 @@ Shapes: S spatial axes (Y, X) or (Z, Y, X), D of them; K cells; P pixels of a ch
 
 import functools
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +26,12 @@ _SEED_REACH, _SEED_COUNT = 2, 10
 """Seeds are the maxima of so many pixels around, where more than so many points end."""
 _GROWN, _GROWN_COUNT = 5, 2
 """Seeds grow by so many pixels, over pixels where more than so many points end."""
-_RESTS, _REST = (48, 96, None), 1e-3
+_RESTS, _REST = (48, 96), 1e-3
 """Steps after which points are left where they are that the last two have moved by no more than so many pixels."""
 _CHUNK = 1 << 14
 """Points that are followed together: their positions stay in a core's cache."""
+_BLOCK = 64
+"""Flags that are counted by one product."""
 
 
 def target_flows(labels: jax.Array, max_cells: int, *, logarithm: bool = False) -> jax.Array:
@@ -42,13 +46,15 @@ def target_flows(labels: jax.Array, max_cells: int, *, logarithm: bool = False) 
       (*S, D) float32; 0 outside of cells, and where heat does not reach or is even.
     """
     heat = _heat(labels, max_cells, logarithm)
-    slope = jnp.stack(_differences(heat, labels), -1)
+    slope = _differences(heat, labels)
     # Squares of differences leave the range of float32 where differences do not.
-    steepest = jnp.abs(slope).max(-1, keepdims=True)
-    steep = steepest > _EVEN * at_offset(heat, (0,) * labels.ndim, labels.shape)[..., None]
-    flows = jnp.where(steep, slope / jnp.where(steep, steepest, 1.0), 0.0)
-    norm = jnp.sqrt(jnp.square(flows).sum(-1, keepdims=True))
-    return flows / jnp.where(norm > 0, norm, 1.0)
+    steepest = functools.reduce(jnp.maximum, map(jnp.abs, slope))
+    steep = steepest > _EVEN * at_offset(heat, (0,) * labels.ndim, labels.shape)
+    slope = [jnp.where(steep, along / jnp.where(steep, steepest, 1.0), 0.0) for along in slope]
+    # The steepest has 1.
+    norm = jnp.sqrt(jnp.maximum(sum(map(jnp.square, slope)), 1.0))
+    # XLA would compute all of this once per component.
+    return jnp.stack(lax.optimization_barrier([along / norm for along in slope]), -1)
 
 
 def _heat(labels: jax.Array, max_cells: int, logarithm: bool) -> jax.Array:
@@ -100,46 +106,83 @@ def follow(
     """
     shape = mask.shape
     size = shape if size is None else tuple(size)
+    steps = jnp.asarray(steps, jnp.int32)
+    # What goes to and fro has to stop where it would be after all steps: an even number is left out.
+    ends = jnp.append(jnp.minimum(jnp.array(_RESTS, jnp.int32) + steps % 2, steps), steps)
     table = jnp.where(mask[..., None], flow, 0.0).reshape(-1)
+    step = functools.partial(_moved, table, shape, size)
     index = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.float32) for n in shape), indexing="ij"), -1)
-    points, moving = index.reshape(mask.size, -1), mask.reshape(-1)
-    steps, done = jnp.asarray(steps), 0
-    for reached in _RESTS:
-        # What goes to and fro has to stop where it would be after all steps: an even number is left out.
-        now = steps if reached is None else jnp.minimum(reached + steps % 2, steps)
-        points, moving = _followed(table, shape, size, points, moving, now - done)
-        done = now
+
+    def stage(number: jax.Array, state: tuple[jax.Array, _List]) -> tuple[jax.Array, _List]:
+        return _followed(step, *state, ends[number] - jnp.where(number > 0, ends[number - 1], 0))
+
+    points = index.reshape(mask.size, -1)
+    points, _ = lax.fori_loop(0, len(ends), stage, (points, _listed(mask.reshape(-1))))
     return points.reshape(*shape, -1)
 
 
+class _List(NamedTuple):
+    """Indices of points, in an array that has room for all."""
+
+    indices: jax.Array
+    """(N,) int32, of which the first `length` are given; what follows is of no meaning."""
+    length: jax.Array
+    """() int32."""
+
+
 def _followed(
-    table: jax.Array,
-    shape: tuple[int, ...],
-    size: tuple[int | jax.Array, ...],
+    step: Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]],
     points: jax.Array,
-    moving: jax.Array,
+    moving: _List,
     steps: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Points (N, D) after so many steps, of those that move; and which of them the last two steps have moved, (N,)."""
-    count = len(points)
-    chunk = min(_CHUNK, count)
-    listed = jnp.nonzero(moving, size=count + -count % chunk, fill_value=count)[0].astype(jnp.int32)
+) -> tuple[jax.Array, _List]:
+    """Points (N, D) after so many steps of those that move, and which of them the last two steps have moved."""
+    chunk = min(_CHUNK, len(points))
+    last = jnp.minimum(steps, 2)
 
     def go(number: jax.Array, point: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return lax.fori_loop(0, number, lambda _, point: _moved(table, shape, size, point), point)
+        return lax.fori_loop(0, number, lambda _, point: step(point), point)
 
-    def follow_chunk(k: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        points, moves = state
-        place = lax.dynamic_slice_in_dim(listed, k * chunk, chunk)
-        start = points.at[place].get(mode="fill", fill_value=0.0)
-        before = go(steps - jnp.minimum(steps, 2), tuple(start.T))
-        after = go(jnp.minimum(steps, 2), before)
+    def follow_chunk(number: jax.Array, state: tuple[jax.Array, _List]) -> tuple[jax.Array, _List]:
+        points, listed = state
+        place = lax.dynamic_slice_in_dim(listed.indices, number * chunk, chunk)
+        place = jnp.where(number * chunk + jnp.arange(chunk) < moving.length, place, len(points))
+        before = go(steps - last, tuple(points.at[place].get(mode="fill", fill_value=0.0).T))
+        after = go(last, before)
         way = functools.reduce(jnp.maximum, (jnp.abs(a - b) for a, b in zip(after, before, strict=True)))
-        points = points.at[place].set(jnp.stack(after, -1), mode="drop", indices_are_sorted=True)
-        return points, moves.at[place].set(way > _REST, mode="drop", indices_are_sorted=True)
+        points = points.at[place].set(jnp.stack(after, -1), mode="drop")
+        # In place: the list of what still moves ends before the chunk does.
+        return points, _extended(listed, place, (way > _REST) & (place < len(points)))
 
-    chunks = largest_of_batch((moving.sum() + chunk - 1) // chunk)
-    return lax.fori_loop(0, chunks, follow_chunk, (points, jnp.zeros(count, bool)))
+    chunks = largest_of_batch((moving.length + chunk - 1) // chunk)
+    return lax.fori_loop(0, chunks, follow_chunk, (points, _List(moving.indices, jnp.int32(0))))
+
+
+def _listed(flags: jax.Array) -> _List:
+    """The indices of the flags (N,) bool that are set, in order."""
+    chunk = min(_CHUNK, len(flags))
+    flags = jnp.pad(flags, (0, -len(flags) % chunk))
+    index = jnp.arange(len(flags), dtype=jnp.int32)
+
+    def list_chunk(number: jax.Array, listed: _List) -> _List:
+        some = (lax.dynamic_slice_in_dim(array, number * chunk, chunk) for array in (index, flags))
+        return _extended(listed, *some)
+
+    return lax.fori_loop(0, len(flags) // chunk, list_chunk, _List(index, jnp.int32(0)))
+
+
+def _extended(listed: _List, some: jax.Array, kept: jax.Array) -> _List:
+    """A list, and behind it those of some indices (P,) that are kept (P,); it has room for P more."""
+    block = math.gcd(len(some), _BLOCK)
+    # Counts within blocks by a product with a triangle, many times faster than a cumulative sum over all.
+    counts = (kept.reshape(-1, block).astype(jnp.float32) @ jnp.triu(jnp.ones((block, block)))).astype(
+        jnp.int32
+    )
+    ends = jnp.cumsum(counts[:, -1])
+    place = (counts + (ends - counts[:, -1])[:, None]).reshape(-1) - 1
+    together = jnp.zeros_like(some).at[jnp.where(kept, place, len(some))].set(some, mode="drop")
+    index = lax.dynamic_update_slice_in_dim(listed.indices, together, listed.length, 0)
+    return _List(index, listed.length + ends[-1])
 
 
 def _moved(

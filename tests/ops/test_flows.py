@@ -132,7 +132,8 @@ def test_heat_reaches_the_end_of_a_long_thin_arm():
 def crowded(shape, side, largest):
     """Touching boxes of many sizes, some cut by the border, and one that no window holds; unknown pixels between."""
     index = np.indices(shape)
-    labels = 1 + np.ravel_multi_index([i // s for i, s in zip(index, side, strict=True)], [64] * len(shape))
+    boxes = [i // s for i, s in zip(index, side, strict=True)]
+    labels = np.array(np.ravel_multi_index(boxes, [64] * len(shape))) + 1
     labels[(index[0] < 9) & (index[-1] < largest)] = 64 ** len(shape)
     labels[np.random.default_rng(0).random(shape) < 0.1] = 0
     labels = np.unique(labels, return_inverse=True)[1].reshape(shape).astype(np.int32)
@@ -262,7 +263,7 @@ def test_points_that_rest_are_where_all_steps_lead(monkeypatch):
     """To and fro, too: an odd number of steps shows it."""
     labels = MAPS["2d"]
     ends = []
-    for rests in (flows._RESTS, (None,)):
+    for rests in (flows._RESTS, ()):
         monkeypatch.setattr(flows, "_RESTS", rests)
         ends.append(jax.jit(functools.partial(flows.follow, steps=201))(target(labels), labels > 0))
     np.testing.assert_allclose(ends[0], ends[1], atol=0.08)
