@@ -103,19 +103,36 @@ class FrameData(abc.ABC):
 
     def _taught(self) -> list[list[int]]:
         """Frames to train on, by sequence: where another store is judged, all that teach."""
-        if self.config.evaluation.store:
+        if self._judged_store:
             return [self._annotated(sequence) for sequence in self._sequences]
         return [self._split(sequence)[0] for sequence in self._sequences]
 
     def _held_out(self) -> list[tuple[store.StoredSequence, list[int]]]:
         """Frames that are judged, with their sequence: of another store all that teach, or else what is held out."""
-        if self.config.evaluation.store:
+        if self._judged_store:
             return [(sequence, self._annotated(sequence)) for sequence in self._others]
         return [(sequence, self._split(sequence)[1]) for sequence in self._own]
 
+    @property
+    def _judged_store(self) -> str:
+        """The store that is judged whole; "" where frames of those that are trained on are held out.
+
+        Raises:
+          InputError: it is one of them.
+        """
+        judged = self.config.evaluation.store
+        taught = (self.config.data.store, *self.config.data.get("more", ()))
+        if judged and Path(judged).resolve() in {Path(path).resolve() for path in taught}:
+            raise InputError(
+                f"evaluation.store is {judged}, which is trained on: the network would be judged on what it has "
+                "learned; give another --config.evaluation.store, or none and hold frames out by evaluation.holdout or "
+                ".folds; to see what is learned by heart, give a copy of the store"
+            )
+        return judged
+
     @functools.cached_property
     def _others(self) -> list[store.StoredSequence]:
-        return self._opened(self.config.evaluation.store)
+        return self._opened(self._judged_store)
 
     def _split(self, sequence: store.StoredSequence) -> tuple[list[int], list[int]]:
         """Frames to train on and held-out ones, ascending.

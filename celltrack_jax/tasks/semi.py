@@ -158,7 +158,7 @@ class SemiSupervised(OutlineData):
 
     def _unlabelled(self, taught: list[list[int]]) -> list[list[int]]:
         """All frames but these and those that are held out, by sequence."""
-        judged = {} if self.config.evaluation.store else {one.name: own for one, own in self._held_out()}
+        judged = {} if self._judged_store else {one.name: own for one, own in self._held_out()}
 
         def left(sequence: StoredSequence, own: list[int]) -> list[int]:
             return sorted({*range(sequence.shape[0])} - {*own, *judged.get(sequence.name, ())})

@@ -1,5 +1,7 @@
 """The dense task on a small synthetic movie: what it learns from, and how it is judged."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,13 +175,24 @@ def test_held_out_frames_are_never_trained_on(task):
     assert held_out == [7, 8, 9]
 
 
-def test_another_store_is_judged_whole_and_the_own_one_taught_whole(task, store):
+def test_another_store_is_judged_whole_and_the_own_one_taught_whole(task, store, tmp_path):
     assert task._taught() == [list(range(7))]
-    task.config.evaluation.store = str(store)
+    task.config.evaluation.store = str(shutil.copytree(store, tmp_path / "other"))
     assert task._taught() == [list(range(10))]
     ((other, frames),) = task._held_out()
     assert frames == list(range(10))
     assert task._judged_frames(other, frames)[0] == frames[: task.config.evaluation.max_frames]
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_store_that_is_trained_on_is_not_judged(more, task, store, tmp_path):
+    (tmp_path / "linked").symlink_to(store)
+    task.config.evaluation.store = str(tmp_path / "linked")
+    if more:
+        task.config.data.update(store=str(shutil.copytree(store, tmp_path / "other")), more=(str(store),))
+    for use in (lambda: task.train_data((0, 1)), lambda: task.evaluate(None, None, lambda: False)):
+        with pytest.raises(InputError, match=r"linked, which is trained on: .* give a copy of the store"):
+            use()
 
 
 def test_of_a_movie_with_outlines_in_its_middle_some_of_these_are_held_out(task):

@@ -1,5 +1,6 @@
 """The detection task on a small movie of points: what it learns from, and how it is judged."""
 
+import shutil
 from typing import Any
 
 import jax
@@ -173,10 +174,9 @@ def test_a_fraction_of_the_frames_is_an_even_share(folder):
     assert least._taught() == [[0]]
 
 
-def test_another_store_is_judged_whole_and_nothing_is_held_out_then(folder):
-    task = tasks.build(
-        config_of(folder, **{"evaluation.store": str(folder / "store"), "evaluation.max_frames": 9})
-    )
+def test_another_store_is_judged_whole_and_nothing_is_held_out_then(folder, tmp_path):
+    copied = shutil.copytree(folder / "store", tmp_path / "store")
+    task = task_of(folder, **{"evaluation.store": str(copied), "evaluation.max_frames": 9})
     ((_, frames),) = task._judged()
     assert task._taught() == [frames] == [[0, 1, 3, 4, 5, 6, 7]]
 

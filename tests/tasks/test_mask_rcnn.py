@@ -1,5 +1,6 @@
 """Mask R-CNN as a task: what true heads cost and find, what unknown pixels say, and one program for any image."""
 
+import shutil
 from typing import Any
 
 import jax
@@ -366,12 +367,12 @@ def test_a_step_is_felt_by_all_parts_of_the_network(store):
 @pytest.mark.slow
 def test_a_few_images_are_learned_by_heart(store, tmp_path):
     config = config_of(store=store)
-    config.evaluation.store = str(store)
+    config.evaluation.store = str(shutil.copytree(store, tmp_path / "store"))
     config.detection.per_class = {"cell": WIDE | {"score": 0.5, "nms_iou": 0.4}}
     config.train.steps, config.train.evaluate_every, config.train.save_every = 400, 400, 400
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 3e-3, 20
-    assert loop.train(tasks.build(config), config, tmp_path)
-    rows = progress.read_history(tmp_path)
+    assert loop.train(tasks.build(config), config, tmp_path / "run")
+    rows = progress.read_history(tmp_path / "run")
     scores = [row for row in rows if "AP50" in row][-1]
     assert scores["AP50"] > 0.5, scores
 

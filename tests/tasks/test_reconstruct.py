@@ -1,5 +1,6 @@
 """Self-supervision on a small movie of stacks: what it learns from, and how it is judged."""
 
+import shutil
 from typing import Any
 
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ def test_an_evaluation_stops_when_asked(folder):
     assert task_of(folder).evaluate(None, None, lambda: True) is None  # pyright: ignore[reportArgumentType]
 
 
-def test_frames_without_points_teach_but_those_held_out_do_not(folder):
+def test_frames_without_points_teach_but_those_held_out_do_not(folder, tmp_path):
     task = task_of(folder)
     assert task._taught() == [[0, 1, 2, 3]]
     assert [frames for _, frames in task._held_out()] == [[4, 5]]
@@ -89,7 +90,8 @@ def test_frames_without_points_teach_but_those_held_out_do_not(folder):
     assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
         key: (value.shape, value.dtype) for key, value in task.batch_spec().items()
     }
-    other = task_of(folder, **{"evaluation.store": str(folder / "store")})
+    copied = shutil.copytree(folder / "store", tmp_path / "store")
+    other = task_of(folder, **{"evaluation.store": str(copied)})
     assert other._taught() == [list(range(6))]
     assert [frames for _, frames in other._held_out()] == [list(range(6))]
 
