@@ -117,8 +117,8 @@ def compare(workdir: Path, folders: dict[str, Path], left: dict[str, str]) -> in
     which = str(_CHECKPOINT.value)
     with files.locked(workdir, "launch.compare"), local.told_to_stop() as stop:
         # What is trained here has the settings already.
-        changes = readings.words_for(folders.values()) if _RUNS.value else {}
-        runs = [judging.open_run(name, folder, changes.get(folder, ())) for name, folder in folders.items()]
+        changes = readings.changes_for(folders.values()) if _RUNS.value else {}
+        runs = [judging.open_run(name, folder, changes.get(folder, {})) for name, folder in folders.items()]
         images = judging.same_images({run.name: run.task for run in runs})
         truths = [image.truth().astype(np.int32) for image in images]
         rows: list[comparison.Row] = []

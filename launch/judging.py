@@ -24,7 +24,7 @@ from celltrack_jax.report import comparison
 from celltrack_jax.tasks import JudgedImagesTask
 from celltrack_jax.tasks.judged import JudgedImage
 from celltrack_jax.training import checkpoint
-from launch import checkpoint_scores, readings
+from launch import checkpoint_scores, overrides, readings
 
 TUNED = "tuned.json"
 """In the folder of a run: what tuning came to."""
@@ -67,7 +67,7 @@ def task_of(config: Config, where: str) -> JudgedImagesTask:
     return task
 
 
-def open_run(name: str, workdir: Path, changes: Sequence[str] | None = None) -> Run:
+def open_run(name: str, workdir: Path, changes: Mapping[str, str] | None = None) -> Run:
     """Opens a finished run.
 
     Args:
@@ -78,10 +78,9 @@ def open_run(name: str, workdir: Path, changes: Sequence[str] | None = None) -> 
     Raises:
       InputError: it is none, or its images are not judged one by one.
     """
-    changes = readings.words() if changes is None else changes
+    changes = overrides.given() if changes is None else changes
     config = readings.load_config(workdir, changes)
-    given = dict(word.split("=", 1) for word in changes)
-    return Run(name, workdir, config, task_of(config, str(workdir)), given)
+    return Run(name, workdir, config, task_of(config, str(workdir)), changes)
 
 
 def same_images(found: Mapping[str, JudgedImagesTask]) -> list[JudgedImage]:
@@ -179,7 +178,7 @@ def tune(
     told = {
         "step": step,
         "overrides": tuned.reading,
-        "flags": flags_of({**run.changes, **tuned.reading}),
+        "flags": " ".join(overrides.words({**run.changes, **tuned.reading})),
         "before": tuned.before,
         "after": tuned.after,
         "halves": [{"images": half.images, "overrides": half.reading} for half in tuned.halves],
@@ -249,11 +248,6 @@ def row(
         for image, score in zip(images, scores, strict=True)
     }
     return comparison.Row(name, measures, told, found.note, kept(order[:few]), kept(best))
-
-
-def flags_of(reading: Mapping[str, object]) -> str:
-    """Returns settings as the flags of a command."""
-    return " ".join(f"--config.{key}={value}" for key, value in reading.items())
 
 
 def _restored(run: Run, which: str) -> tuple[int, FunctionalModel, Variables]:

@@ -5,7 +5,7 @@ other targets than those that the network learned are not learned anew.
 """
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +26,37 @@ _SPLIT = tuple(
 """They say what was trained on: by other values a run would be judged on what it has learned."""
 
 
-def load_config(workdir: Path, changes: Sequence[str] | None = None) -> Config:
+def load_config(workdir: Path, changes: Mapping[str, str] | None = None) -> Config:
     """Reads `config.json` of a run, and changes how its output is read and judged.
 
     Args:
       workdir: of the run.
-      changes: <key>=<value> each; None takes those that this process was called with.
+      changes: values as they are written, by key; None takes those that this process was called with.
 
     Raises:
       InputError: there is no such run, it lacks a key, or a value does not fit.
     """
     config = checkpoint.load_config(workdir)
-    for word in words() if changes is None else changes:
-        key, _, text = word.partition("=")
+    for key, text in (overrides.given() if changes is None else changes).items():
         _change(config, key, text, workdir)
     return config
 
 
-def words() -> list[str]:
-    """Returns <key>=<value> of each --config.<key>=<value> that this process was called with."""
-    return [word.removeprefix("--config.") for word in overrides.words()]
-
-
-def words_for(workdirs: Iterable[Path]) -> dict[Path, list[str]]:
-    """Returns those of `words` whose key a run has, for each of several runs.
+def changes_for(workdirs: Iterable[Path]) -> dict[Path, dict[str, str]]:
+    """Returns those of the changes that this process was called with whose key a run has, for each of several runs.
 
     Raises:
       InputError: no run has a key, or there is no such run.
     """
     configs = {workdir: checkpoint.load_config(workdir) for workdir in workdirs}
-    for word in words():
-        if not any(arms.has(config, _key(word)) for config in configs.values()):
-            raise InputError(f"--config.{word}: none of the runs has {_key(word)!r}: correct the key")
+    given = overrides.given()
+    for key in given:
+        if not any(arms.has(config, key) for config in configs.values()):
+            raise InputError(f"--config.{key}: none of the runs has {key!r}: correct the key")
     return {
-        workdir: [word for word in words() if arms.has(config, _key(word))]
+        workdir: {key: text for key, text in given.items() if arms.has(config, key)}
         for workdir, config in configs.items()
     }
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0]
 
 
 def _change(config: Config, key: str, text: str, workdir: Path) -> None:

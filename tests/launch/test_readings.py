@@ -5,7 +5,7 @@ import json
 import pytest
 
 from celltrack_jax.errors import InputError
-from launch import checkpoint_scores, judging, readings, segmenter
+from launch import checkpoint_scores, judging, overrides, readings, segmenter
 from launch.processes import Alone
 from tests import mains
 
@@ -25,13 +25,13 @@ def workdir(tmp_path):
 
 
 def test_values_are_of_the_type_that_they_replace(workdir):
-    changes = [
-        "representation.flow_threshold=1",
-        "representation.fill_holes=False",
-        "detection.per_class.cells.score=0.25",
-        "inference.tile=(64,128)",
-        "representation.name=1",
-    ]
+    changes = {
+        "representation.flow_threshold": "1",
+        "representation.fill_holes": "False",
+        "detection.per_class.cells.score": "0.25",
+        "inference.tile": "(64,128)",
+        "representation.name": "1",
+    }
     config = readings.load_config(workdir, changes)
     assert config.representation.to_dict() == {
         "name": "1",
@@ -41,7 +41,7 @@ def test_values_are_of_the_type_that_they_replace(workdir):
     }
     assert isinstance(config.representation.flow_threshold, float)
     assert (config.detection.per_class.cells.score, config.inference.tile) == (0.25, [64, 128])
-    assert readings.load_config(workdir, ()).to_dict() == CONFIG
+    assert readings.load_config(workdir, {}).to_dict() == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -59,22 +59,19 @@ def test_values_are_of_the_type_that_they_replace(workdir):
 )
 def test_what_does_not_fit_is_an_error(workdir, change, message):
     with pytest.raises(InputError, match=message):
-        readings.load_config(workdir, [change])
+        readings.load_config(workdir, dict([change.split("=")]))
 
 
 def test_each_of_several_runs_takes_what_it_has(workdir, monkeypatch):
     other = workdir / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"seed": 0, "inference": {"tile": [1, 1]}}))
-    words = ["--config.representation.min_size=3", "--config.inference.tile=(2,2)"]
-    monkeypatch.setattr(readings.overrides, "words", lambda: words)
-    assert readings.words_for([workdir, other]) == {
-        workdir: ["representation.min_size=3", "inference.tile=(2,2)"],
-        other: ["inference.tile=(2,2)"],
-    }
-    words.append("--config.model.norm=batch")
+    given = {"representation.min_size": "3", "inference.tile": "(2,2)"}
+    monkeypatch.setattr(overrides, "given", lambda: given)
+    assert readings.changes_for([workdir, other]) == {workdir: given, other: {"inference.tile": "(2,2)"}}
+    given["model.norm"] = "batch"
     with pytest.raises(InputError, match=r"none of the runs has 'model\.norm'"):
-        readings.words_for([workdir, other])
+        readings.changes_for([workdir, other])
 
 
 @pytest.mark.parametrize(
@@ -87,13 +84,13 @@ def test_each_of_several_runs_takes_what_it_has(workdir, monkeypatch):
     ],
 )
 def test_whatever_opens_a_run_reads_it_by_them(workdir, monkeypatch, opened):
-    monkeypatch.setattr(readings.overrides, "words", lambda: ["--config.representation.sigma=2"])
+    monkeypatch.setattr(overrides, "given", lambda: {"representation.sigma": "2"})
     with pytest.raises(InputError, match=r"no such key \(fill_holes"):
         opened(workdir)
 
 
 def test_processes_that_score_a_checkpoint_are_told_them(workdir, monkeypatch):
-    monkeypatch.setattr(readings.overrides, "words", lambda: ["--config.inference.tile=(2,2)"])
+    monkeypatch.setattr(overrides, "given", lambda: {"inference.tile": "(2,2)"})
     assert checkpoint_scores._command(workdir, 3)[-1] == "--config.inference.tile=(2,2)"
 
 
