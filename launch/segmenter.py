@@ -1,7 +1,6 @@
 """A trained run, ready to be applied to images."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from absl import logging
 from celltrack_jax import tasks
 from celltrack_jax.config import from_mapping
 from celltrack_jax.errors import InputError
-from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.models.functional import FunctionalModel, Variables, digest
 from celltrack_jax.ops import lowering
 from celltrack_jax.tracking.sisters import Sisters
 from celltrack_jax.training import checkpoint, mesh
@@ -115,7 +114,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
     split = jax.sharding.PartitionSpec(mesh.DATA, *time, mesh.SPACE if space > 1 else None)
     identity = {
         "step": step,
-        "weights": _digest(variables),
+        "weights": digest(variables),
         "representation": config.representation.to_dict(),
     }
     apply = task.predictor(model, jax.device_put(variables, mesh.replicated(grid)))
@@ -146,7 +145,7 @@ def restore_for_images(workdir: Path, which: str) -> ImageSegmenter:
     model = FunctionalModel(task.model)
     step, variables = checkpoint.restore_variables(workdir, which, model)
     parts = {name: config[name].to_dict() for name in _READ_BY if name in config}
-    identity = {"step": step, "weights": _digest(variables), **parts}
+    identity = {"step": step, "weights": digest(variables), **parts}
     return ImageSegmenter(task, model, variables, step, identity)
 
 
@@ -160,13 +159,6 @@ def _of_this_version(workdir: Path) -> Iterator[None]:
             f"{workdir}/config.json does not fit this version of the program ({error}): train again, or use the "
             "version that trained it"
         ) from error
-
-
-def _digest(variables: Variables) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(variables):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _split(apply: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:

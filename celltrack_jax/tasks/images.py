@@ -7,7 +7,6 @@ Shapes: Y, X an image, C channels, F features of a style.
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from celltrack_jax.io import threads
 from celltrack_jax.metrics.competition import competition_measures
 from celltrack_jax.metrics.overlap import Overlap, overlap
 from celltrack_jax.models.cpnet import STYLE
-from celltrack_jax.models.functional import FunctionalModel, Variables
+from celltrack_jax.models.functional import FunctionalModel, Variables, digest
 from celltrack_jax.ops import resize
 from celltrack_jax.ops.diameters import SizeModel, fit, median_diameter
 from celltrack_jax.representations.flow import Flow
@@ -122,7 +121,7 @@ class ImageTask(DenseTask):
                 f"configs/sartorius/cellpose.py does, or set --config.evaluation.diameters={_MEDIAN}"
             )
         self._style = jax.jit(self._styled, static_argnums=0)
-        self._fitted: dict[bytes, SizeModel] = {}
+        self._fitted: dict[str, SizeModel] = {}
 
     @property
     def _by_style(self) -> bool:
@@ -310,13 +309,13 @@ class ImageTask(DenseTask):
 
         Weights that were evaluated are those of a checkpoint, for which it is asked again: it is fitted once.
         """
-        digest = _digest(variables)
-        if digest not in self._fitted:
+        weights = digest(variables)
+        if weights not in self._fitted:
             found = self._fit_sizes(model, variables, stop)
             if found is None:
                 return None
-            self._fitted[digest] = found
-        return self._fitted[digest]
+            self._fitted[weights] = found
+        return self._fitted[weights]
 
     def _fit_sizes(
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
@@ -403,14 +402,6 @@ class ImageTask(DenseTask):
         """Of the images that are trained on."""
         taught = [own[frames] for own, frames in zip(self._own_diameters, self._taught(), strict=True)]
         return float(np.median(np.concatenate(taught)))
-
-
-def _digest(variables: Variables) -> bytes:
-    """Tells the weights of one network apart."""
-    found = hashlib.sha256()
-    for array in jax.tree.leaves(variables):
-        found.update(np.asarray(array).tobytes())
-    return found.digest()
 
 
 def _has_outlines(sequence: store.StoredSequence, t: int, *, silver: bool) -> bool:
