@@ -8,7 +8,7 @@ Shapes: Y, X an image, C channels, F features of a style.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ from scipy import ndimage, special
 
 from celltrack_jax.config import Config, from_mapping
 from celltrack_jax.data import store
-from celltrack_jax.data.annotation import KINDS
 from celltrack_jax.data.diameters import frame_diameters
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import threads
@@ -25,10 +24,9 @@ from celltrack_jax.metrics.competition import competition_measures
 from celltrack_jax.metrics.overlap import Overlap, overlap
 from celltrack_jax.models.cpnet import STYLE
 from celltrack_jax.models.functional import FunctionalModel, Variables, digest
-from celltrack_jax.ops import resize
-from celltrack_jax.ops.diameters import SizeModel, fit, median_diameter
+from celltrack_jax.ops.diameters import SizeModel, median_diameter
 from celltrack_jax.representations.flow import Flow
-from celltrack_jax.tasks import ImageCells
+from celltrack_jax.tasks import ImageCells, sizing
 from celltrack_jax.tasks.dense import DenseTask
 from celltrack_jax.tasks.frames import seen_by
 from celltrack_jax.tasks.judged import Axis, ImageResult, JudgedImage, axis
@@ -42,36 +40,12 @@ _STYLE_OF = 2048
 """The style is that of so many pixels along each axis in the middle of an image."""
 _SQUARE = np.ones(2)
 """Size of the pixels of an image of which nothing else is known."""
-_SIZES = 0x73697A65
-"""Sets random numbers of the size model apart from others."""
 _TRIED = {
     "cellprob_threshold": (-2, -1, -0.5, 0, 0.5, 1, 2),
     "flow_threshold": (0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2),
     "min_size": (5, 15, 30, 50, 75, 100, 150),
 }
 """Values that tuning tries."""
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """How a size model is fitted."""
-
-    samples: int
-    """Views of training images, at random scales."""
-    tile: tuple[int, int]
-    """Y, X that a view has at most."""
-    scales: tuple[float, float]
-    """Least and largest scale, of the image as it is."""
-    penalty: float
-    """Of `diameters.fit`."""
-
-    def __post_init__(self):
-        low, high = self.scales
-        if not (0 < low <= high and self.samples > 0 and min(self.tile) > 0 and self.penalty >= 0):
-            raise InputError(
-                f"config.size_model: samples {self.samples} and tile {self.tile} are at least 1, scales {self.scales} "
-                f"positive and ascending, penalty {self.penalty} not negative"
-            )
 
 
 class _Told(NamedTuple):
@@ -108,8 +82,8 @@ class ImageTask(DenseTask):
         if config.evaluation.diameters not in _DIAMETERS:
             raise InputError(f"evaluation.diameters is {config.evaluation.diameters!r}: one of {_DIAMETERS}")
         self.diameter_px = float(config.data.diameter_px)
-        sizing = config.get("size_model") if self.diameter_px else None
-        self.sizing = from_mapping(Sizing, sizing.to_dict(), "size_model") if sizing else None
+        settings = config.get("size_model") if self.diameter_px else None
+        self.sizing = from_mapping(sizing.Sizing, settings.to_dict(), "size_model") if settings else None
         if self.sizing and not self.style_features:
             raise InputError(
                 f"config.size_model is for networks that give a style, such as cpnet, and {config.model.name} does not: "
@@ -321,58 +295,23 @@ class ImageTask(DenseTask):
         self, model: FunctionalModel, variables: Variables, stop: Callable[[], bool]
     ) -> SizeModel | None:
         assert self.sizing
-        views = self._views(self.sizing)
-
-        def until() -> Iterator[tuple[int, int, float, tuple[float, float]]]:
-            for view in views:
-                if stop():
-                    return
-                yield view
-
-        def seen(view: tuple[int, int, float, tuple[float, float]]) -> tuple[np.ndarray, float]:
-            s, t, scale, place = view
-            image = self._view(self._sequences[s], t, scale, place)
-            return self._style_of(model, variables, image), self._own_diameters[s][t] * scale
-
-        found = list(threads.mapped(seen, until(), _AT_ONCE))
-        if len(found) < len(views):
-            return None
-        styles, diameters = zip(*found, strict=True)
-        return fit(np.stack(styles), np.array(diameters), penalty=self.sizing.penalty)
-
-    def _views(self, sizing: Sizing) -> list[tuple[int, int, float, tuple[float, float]]]:
-        """Sequence, frame, scale, and place of the view in what it leaves out, in 0..1 along y and x."""
-        frames = [
-            (s, t)
-            for s, (sequence, taught) in enumerate(zip(self._sequences, self._taught(), strict=True))
-            for t in taught
-            if _has_outlines(sequence, t, silver=self.config.data.silver)
-        ]
-        if not frames:
+        tile, silver = self.sizing.tile, self.config.data.silver
+        views = sizing.views(
+            self.sizing, self._sequences, self._taught(), silver=silver, seed=self.config.seed
+        )
+        if not views:
             raise InputError(
                 f"{self.config.data.store} has no image with cells to fit a size model to: leave size_model out of the "
                 "config"
             )
-        random = np.random.default_rng((self.config.seed, _SIZES))
-        views = []
-        while len(views) < sizing.samples:
-            for index in random.permutation(len(frames)):
-                y, x = random.uniform(size=2).tolist()
-                views.append((*frames[index], float(random.uniform(*sizing.scales)), (y, x)))
-        return views[: sizing.samples]
 
-    def _view(
-        self, sequence: store.StoredSequence, t: int, scale: float, place: tuple[float, float]
-    ) -> np.ndarray:
-        """(C, y, x) of an image at a scale, or a tile of it."""
-        assert self.sizing
-        image = self._image(sequence, t, tuple(slice(0, size) for size in sequence.shape[2:]))
-        shown = shown_size((image.shape[1], image.shape[2]), scale)
-        inside = []
-        for size, most, share in zip(shown, self.sizing.tile, place, strict=True):
-            start = round(share * max(0, size - most))
-            inside.append(slice(start, start + most))
-        return resize.resize_on_host(image, shown)[:, *inside]
+        def seen(view: sizing.View) -> tuple[np.ndarray, float]:
+            sequence, t = self._sequences[view.sequence], view.t
+            image = self._image(sequence, t, tuple(slice(0, size) for size in sequence.shape[2:]))
+            style = self._style_of(model, variables, sizing.cut(image, view, tile))
+            return style, self._own_diameters[view.sequence][t] * view.scale
+
+        return sizing.fit_to(views, seen, stop, penalty=self.sizing.penalty)
 
     def _image(self, sequence: store.StoredSequence, t: int, window: tuple[slice, ...]) -> np.ndarray:
         """(C, Y, X) float32, normalised as a whole."""
@@ -402,10 +341,3 @@ class ImageTask(DenseTask):
         """Of the images that are trained on."""
         taught = [own[frames] for own, frames in zip(self._own_diameters, self._taught(), strict=True)]
         return float(np.median(np.concatenate(taught)))
-
-
-def _has_outlines(sequence: store.StoredSequence, t: int, *, silver: bool) -> bool:
-    """Tells whether a frame has an outlined cell, of which a diameter is known."""
-    left_out = [KINDS.index("markers")] + ([] if silver else [KINDS.index("silver")])
-    rows = sequence.foreground
-    return bool(((rows[:, 0] == t) & ~np.isin(rows[:, 6], left_out)).any())
