@@ -23,7 +23,7 @@ from absl import flags
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.io import files, label_maps, sartorius
-from launch import cli, linking
+from launch import cli, linking, overrides
 
 if TYPE_CHECKING:  # a bad --images or --output is reported without waiting for jax to load
     from celltrack_jax.inference.images import LabelFolder
@@ -45,6 +45,8 @@ DIAMETER_PX = flags.DEFINE_float(
     "of the images that it was trained on",
     lower_bound=1.0,
 )
+_DIAMETERS = "evaluation.diameters"
+"""Of a config: where the diameter of cells is from, if --config.<this>=<source> says so."""
 _MOVIE_FLAGS = (
     *(linking.LINKER, linking.FRAMES, linking.ALLOW_GAPS, linking.SPACING, linking.FILL_GAPS),
     *(linking.MIN_LENGTH, linking.MAX_GAP, linking.MAX_DISTANCE, linking.DIVISION_DISTANCE, linking.DIAMETER),
@@ -82,7 +84,7 @@ def main(workdir: Path, which: str, movie_flags: Sequence[flags.FlagHolder]) -> 
       movie_flags: of launch.predict, beside those of linking, that say nothing of images.
 
     Raises:
-      flags.ValidationError: one of them is given.
+      flags.ValidationError: one of them is given, or flags exclude each other.
     """
     for flag in (*_MOVIE_FLAGS, *movie_flags):
         if flag.present:
@@ -90,6 +92,8 @@ def main(workdir: Path, which: str, movie_flags: Sequence[flags.FlagHolder]) -> 
                 f"--{flag.name} goes with runs that segment movies, and {workdir} segments single images; to track what "
                 "it finds, give its --output to launch.track --masks"
             )
+    if DIAMETER_PX.value is not None and _source():
+        raise flags.ValidationError(f"--diameter_px and --config.{_DIAMETERS} exclude each other: give one")
     from celltrack_jax.inference import images as collection
 
     images, output = Path(str(linking.IMAGES.value)), Path(str(linking.OUTPUT.value))
@@ -126,32 +130,52 @@ def main(workdir: Path, which: str, movie_flags: Sequence[flags.FlagHolder]) -> 
 
 def _diameter(segmenter: "ImageSegmenter", workdir: Path) -> "float | SizeModel | None":
     """Chooses where the diameter of cells is from, and says so."""
-    from celltrack_jax.training import checkpoint, size_models
+    from celltrack_jax.training import size_models
 
-    given, task = DIAMETER_PX.value, segmenter.task
-    if not task.diameter_px:
-        if given is not None:
-            raise InputError(
-                f"--diameter_px={given:g}: the network of {workdir} sees images as they are: leave it out"
-            )
+    given, source, step = DIAMETER_PX.value, _source(), segmenter.step
+    if not segmenter.task.diameter_px:
+        if given is not None or source:
+            word = f"--config.{_DIAMETERS}={source}" if source else f"--diameter_px={given:g}"
+            raise InputError(f"{word}: the network of {workdir} sees images as they are: leave it out")
         return None
+    if source == "known":
+        raise InputError(
+            f"--config.{_DIAMETERS}=known: nothing says how large the cells of {linking.IMAGES.value} are: give "
+            "--diameter_px=<pixels>, or leave it out"
+        )
     if given is not None:
         print(f"diameter of cells: {given:g} pixels, as given")
         return float(given)
-    sizes = size_models.load(workdir, segmenter.step)
+    sizes = None if source == "median" else size_models.load(workdir, step)
     if sizes is not None:
-        print(f"diameter of cells: what the size model of step {segmenter.step} says of each image")
+        print(f"diameter of cells: what the size model of step {step} says of each image")
         return sizes
+    if source == "size model":
+        raise InputError(
+            f"--config.{_DIAMETERS}=size model: there is no size model of step {step} in {workdir}: run launch.train's "
+            "command again, which fits those of the best and the latest step, or give --diameter_px=<pixels>"
+        )
+    median = _median(workdir)
+    why = "as asked for" if source else f"step {step} has no size model"
+    print(f"diameter of cells: {median:.1f} pixels, the median of the images it was trained on ({why})")
+    return median
+
+
+def _source() -> str:
+    """Where the diameter of cells is to be from, "" where that is not said."""
+    return overrides.given().get(_DIAMETERS, "")
+
+
+def _median(workdir: Path) -> float:
+    """Diameter of the cells of the images that a run was trained on, pixels."""
+    from celltrack_jax.training import checkpoint
+
     median = (checkpoint.load_facts(workdir) or {}).get("median_diameter_px")
     if median is None:
         raise InputError(
             f"{workdir} knows no diameter of cells: give --diameter_px, or run launch.train's command again, which notes "
             "it"
         )
-    print(
-        f"diameter of cells: {median:.1f} pixels, the median of the images it was trained on (step {segmenter.step} has "
-        "no size model)"
-    )
     return float(median)
 
 

@@ -1,7 +1,9 @@
 """launch.predict on folders of single images: label maps, table, submission, what is done again, and what is refused."""
 
 import csv
+import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from celltrack_jax.ops.diameters import SizeModel
 from celltrack_jax.tasks.images import ImageTask
 from celltrack_jax.training import checkpoint, size_models
 from configs.sartorius import cellpose, mask_rcnn
-from launch import predict_images, processes
+from launch import overrides, predict_images, processes
 from tests.data import collections_on_disk as collection
 from tests.inference.workdirs import save_untrained
 from tests.launch.test_predict import call
@@ -169,9 +171,45 @@ def test_the_size_model_of_the_checkpoint_says_the_diameter(
     monkeypatch.setattr(size_models, "load", lambda workdir, step: sizes if step == 0 else None)
     assert predict(run, tmp_path) == 0
     assert "what the size model of step 0 says of each image" in capsys.readouterr().out
-    found = {name: label_maps.read(tmp_path / "out" / f"{name}.tif").facts["diameter_px"] for name in images}
-    assert found["a"] == found["t000"] == pytest.approx(12, rel=0.08)
-    assert found["b c"] == pytest.approx(18, rel=0.08)
+    assert diameters(tmp_path, images) == {
+        "a": pytest.approx(12, rel=0.08),
+        "b c": pytest.approx(18, rel=0.08),
+        "t000": pytest.approx(12, rel=0.08),
+    }
+
+
+def diameters(tmp_path: Path, names: Iterable[str]) -> dict[str, float]:
+    """What the cells of each image were taken to have, pixels."""
+    return {name: label_maps.read(tmp_path / "out" / f"{name}.tif").facts["diameter_px"] for name in names}
+
+
+def test_a_setting_says_where_the_diameter_is_from(run, images, tmp_path, sees_discs, monkeypatch, capsys):
+    def predict_by(source: str, workdir: Path = run, **given: Any) -> int:
+        monkeypatch.setattr(overrides, "given", lambda: {"evaluation.diameters": source})
+        return predict(workdir, tmp_path, **given)
+
+    with pytest.raises(
+        InputError, match=r"no size model of step 0 in .*: run launch\.train's .* --diameter_px"
+    ):
+        predict_by("size model")
+    with pytest.raises(InputError, match=r"nothing says how large the cells of .*in are: give --diameter_px"):
+        predict_by("known")
+    with pytest.raises(flags.ValidationError, match="exclude each other: give one"):
+        predict_by("median", diameter_px=12.0)
+    plain = tmp_path / "plain"
+    shutil.copytree(run, plain)
+    config = json.loads((plain / "config.json").read_text())
+    config["data"]["diameter_px"] = 0.0
+    (plain / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"evaluation\.diameters=median: .* sees images as they are"):
+        predict_by("median", plain)
+    sizes = SizeModel(np.zeros(8), np.zeros(8), float(np.log(12 / 30)), 5.0, 40.0)
+    monkeypatch.setattr(size_models, "load", lambda workdir, step: sizes)
+    for name in ("b c.tif", "t000.tif"):
+        (tmp_path / "in" / name).unlink()
+    assert predict_by("median") == 0
+    assert "the median of the images it was trained on (as asked for)" in capsys.readouterr().out
+    assert diameters(tmp_path, ["a"]) == {"a": 15.0}
 
 
 def test_what_does_not_go_together_is_refused(run, images, tmp_path):
