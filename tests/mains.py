@@ -22,6 +22,8 @@ from typing import Any, NoReturn
 
 from tests.conftest import ROOT
 
+LIMIT_S = 1200
+"""After which a process that hangs is ended, so that its test fails, and pytest can end."""
 _LIBRARIES = ("jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "tensorstore", "grain")
 _LIBRARIES += ("ml_collections.config_flags", "skimage.measure", "scipy.ndimage", "absl.app")
 _READ_AT_IMPORT = ("JAX_", "PYTHON")
@@ -29,7 +31,11 @@ _READ_AT_IMPORT = ("JAX_", "PYTHON")
 
 
 def call(
-    main: str, *flags: object, environment: dict[str, str] | None = None, cwd: Path = ROOT
+    main: str,
+    *flags: object,
+    environment: dict[str, str] | None = None,
+    cwd: Path = ROOT,
+    limit_s: int = LIMIT_S,
 ) -> subprocess.CompletedProcess:
     """Calls a main and waits for its end.
 
@@ -38,22 +44,32 @@ def call(
       *flags: as `str` shows them.
       environment: of the process; None for this one's.
       cwd: where it starts.
+      limit_s: after which it is ended.
 
     Returns:
       Exit status, stdout and stderr; of a process that a signal ended the negative signal.
+
+    Raises:
+      subprocess.TimeoutExpired: it ran longer.
     """
-    return call_module(f"launch.{main}", *flags, environment=environment, cwd=cwd)
+    return call_module(f"launch.{main}", *flags, environment=environment, cwd=cwd, limit_s=limit_s)
 
 
 def call_module(
-    module: str, *arguments: object, environment: dict[str, str] | None = None, cwd: Path = ROOT
+    module: str,
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    cwd: Path = ROOT,
+    limit_s: int = LIMIT_S,
 ) -> subprocess.CompletedProcess:
     """Calls any module as `python -m` does, and waits for its end, as `call`."""
     environment = dict(os.environ) if environment is None else environment
     command = [sys.executable, "-m", module, *map(str, arguments)]
     if sys.platform != "linux" or _read_at_import(environment) != _read_at_import(os.environ):
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    request = {"command": command[2:], "cwd": str(cwd), "environment": environment}
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=limit_s
+        )
+    request = {"command": command[2:], "cwd": str(cwd), "environment": environment, "limit_s": limit_s}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with socket.socket(socket.AF_UNIX) as line:
             line.connect(_server())
@@ -66,6 +82,8 @@ def call_module(
         for stream in (out, err):
             stream.seek(0)
             printed.append(stream.read().decode())
+    if status == -signal.SIGALRM:
+        raise subprocess.TimeoutExpired(command, limit_s, *printed)
     return subprocess.CompletedProcess(command, status, *printed)
 
 
@@ -130,7 +148,8 @@ def _serve(path: str) -> None:
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
-    """Runs the main as `python -m` does."""
+    """Runs the main as `python -m` does, until its alarm ends it."""
+    signal.alarm(request["limit_s"])
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     for number, stream in enumerate(streams, start=1):

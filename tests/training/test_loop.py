@@ -22,7 +22,7 @@ STARTED = ThreadPoolExecutor(2)
 
 
 def start_toy(workdir, steps, *options):
-    return STARTED.submit(mains.call_module, "tests.training.run_toy", workdir, steps, *options)
+    return STARTED.submit(mains.call_module, "tests.training.run_toy", workdir, steps, *options, limit_s=300)
 
 
 def run_toy(workdir, steps, *options):
@@ -30,7 +30,7 @@ def run_toy(workdir, steps, *options):
 
 
 def finish(process):
-    done = process.result(timeout=300)
+    done = process.result()
     return done.returncode, done.stdout, done.stderr
 
 
