@@ -2,12 +2,9 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 from tests.devices import on_devices
 
@@ -17,8 +14,8 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
-from few_steps import take
-from toy_task import ToyTask, toy_config
+from tests.training.few_steps import take
+from tests.training.toy_task import ToyTask, toy_config
 
 FSDP = ((".*", "fsdp"),)
 NAMES = (("down/1/.*kernel", ("data", None)), (".*", "replicated"))

@@ -2,11 +2,8 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from tests.devices import on_devices
 

@@ -1,19 +1,17 @@
-"""The training step of the 3D U-Net on one volume, on one device or split over eight: `run_space.py Z,Y,X DTYPE`.
+"""The training step of the 3D U-Net on one volume, on one device or split over eight; arguments: Z,Y,X DTYPE.
 
 Prints, as JSON, the largest differences of loss and gradients relative to those of one device, and the memory that each
 device needs. By hand, with the volume that does not fit elsewhere:
 
-    python tests/training/run_space.py 96,256,256 float32
+    python -m tests.training.run_space 96,256,256 float32
 """
 
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from tests.devices import on_devices
 

@@ -1,10 +1,6 @@
 """How a run is laid out over devices changes what each of them holds, and not what is learned."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +10,13 @@ import pytest
 from celltrack_jax.errors import InputError
 from celltrack_jax.training import memory
 from celltrack_jax.training import mesh as meshes
+from tests import mains
 from tests.training.toy_task import toy_config
-
-HERE = Path(__file__).parent
 
 
 def said_by(script):
     """What a script that has several virtual devices prints last, as JSON."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / script)], capture_output=True, text=True, check=False, env=os.environ
-    )
+    done = mains.call_module(f"tests.training.{script}")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -31,7 +24,7 @@ def said_by(script):
 @pytest.fixture(scope="module")
 def layouts():
     """A few steps of the toy task in each layout, on eight virtual devices."""
-    return said_by("run_layouts.py")
+    return said_by("run_layouts")
 
 
 @pytest.mark.parametrize("layout", ["data", "space", "fsdp", "fsdp and space", "accumulated", "by names"])
@@ -51,7 +44,7 @@ def test_parameters_and_what_the_optimizer_keeps_of_them_are_split_by_rule(layou
 @pytest.mark.slow
 def test_mask_rcnn_learns_on_two_devices_what_it_does_on_one():
     """Proposals, samples and statistics are of the whole batch, of which each device has one sample."""
-    report = said_by("run_mask_rcnn.py")
+    report = said_by("run_mask_rcnn")
     assert len(set(report["one"])) == 3
     np.testing.assert_allclose(report["two"], report["one"], rtol=1e-5)
     assert report["difference"] < 1e-2, "of how far each array of parameters moved, and all did"

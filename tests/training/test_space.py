@@ -1,14 +1,10 @@
 """One volume split over devices: the same loss and gradients, and a fraction of the memory."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-RUN_SPACE = Path(__file__).with_name("run_space.py")
+from tests import mains
 
 
 @pytest.mark.parametrize(
@@ -21,13 +17,7 @@ RUN_SPACE = Path(__file__).with_name("run_space.py")
 )
 def test_a_volume_over_eight_devices_learns_what_one_device_does(dtype, size, loss, gradients, memory):
     """In the smaller volume the parameters, which every device holds, weigh more. By hand: 96,256,256."""
-    done = subprocess.run(
-        [sys.executable, str(RUN_SPACE), size, dtype],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
+    done = mains.call_module("tests.training.run_space", size, dtype)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["loss"] > 0
