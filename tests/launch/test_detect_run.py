@@ -12,6 +12,7 @@ import pytest
 
 from celltrack_jax.data import prepare, sources
 from celltrack_jax.data.synthetic import bursts
+from tests import mains
 from tests.conftest import ROOT
 
 
@@ -69,7 +70,7 @@ def test_a_run_from_end_to_end_compiles_each_program_once(run):
 
 def test_checkpoints_make_a_curve_of_aogm_and_f1(run):
     folder, _ = run
-    done = launch("evaluate", f"--workdir={folder}", "--checkpoints=all")
+    done = mains.call("evaluate", f"--workdir={folder}", "--checkpoints=all")
     assert done.returncode == 0, done.stderr
     with (folder / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))

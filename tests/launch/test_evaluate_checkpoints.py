@@ -16,7 +16,7 @@ import pytest
 from celltrack_jax.errors import InputError
 from launch import checkpoint_scores, cli
 from launch.processes import Alone
-from tests import tiny_store
+from tests import mains, tiny_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,14 +26,12 @@ def trained(tmp_path_factory):
     """A run of four checkpoints."""
     folder = tmp_path_factory.mktemp("run")
     store = tiny_store.make(folder / "movie")
-    done = finish(
-        start(
-            "train", "--config=configs/ctc/segment.py:tiny", f"--config.data.store={store}",
-            f"--workdir={folder / 'run'}", "--config.train.steps=4", "--config.train.save_every=1",
-            "--config.train.evaluate_every=4", "--config.train.keep_latest=4",
-        )
+    done = mains.call(
+        "train", "--config=configs/ctc/segment.py:tiny", f"--config.data.store={store}",
+        f"--workdir={folder / 'run'}", "--config.train.steps=4", "--config.train.save_every=1",
+        "--config.train.evaluate_every=4", "--config.train.keep_latest=4",
     )  # fmt: skip
-    assert done[0] == 0, done[2]
+    assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
@@ -51,6 +49,11 @@ def start(command, *arguments):
 def finish(process):
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def evaluated(*arguments):
+    done = mains.call("evaluate", *arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -93,7 +96,7 @@ def test_an_evaluation_that_is_told_to_stop_goes_on_with_the_rest(trained, more)
     assert "the same command continues" in out
     kept = len(list(rows.glob("*.json")))
     assert 0 < kept < 4
-    status, _, err = finish(start("evaluate", *command))
+    status, _, err = evaluated(*command)
     assert status == 0, err
     assert f"{kept} of 4 checkpoints are scored already" in err
     assert len(list(rows.glob("*.json"))) == 4
@@ -119,7 +122,7 @@ def test_two_process_evaluation_tells_what_failed_in_the_other_process(trained, 
 
 def test_curves_of_precision_and_recall_are_a_page(trained, tmp_path):
     page = tmp_path / "curve.html"
-    status, out, err = finish(start("evaluate", f"--workdir={trained}", "--checkpoints=4", f"--curve={page}"))
+    status, out, err = evaluated(f"--workdir={trained}", "--checkpoints=4", f"--curve={page}")
     assert (status, err) == (0, "")
     assert f"{page}: 1 gold frames" in out
     html = page.read_text()
@@ -141,7 +144,7 @@ def test_a_run_that_outlines_no_cells_has_no_such_curve(trained, tmp_path, monke
     "arguments", [["--workdir=runs/x", "--checkpoints=all"], ["--truth=01_GT", "--result=01_RES"]]
 )
 def test_a_curve_is_of_one_checkpoint(arguments):
-    status, _, err = finish(start("evaluate", *arguments, "--curve=x.html"))
+    status, _, err = evaluated(*arguments, "--curve=x.html")
     assert status == 2
     assert "--curve goes with --workdir and one of its checkpoints" in err
 
@@ -154,6 +157,6 @@ def test_a_curve_is_of_one_checkpoint(arguments):
     ],
 )
 def test_flags_that_would_score_everything_twice_are_wrong(trained, arguments, said):
-    status, _, err = finish(start("evaluate", f"--workdir={trained}", "--checkpoints=all", *arguments))
+    status, _, err = evaluated(f"--workdir={trained}", "--checkpoints=all", *arguments)
     assert status == 2
     assert said in err
