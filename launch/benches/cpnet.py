@@ -13,37 +13,41 @@ from typing import Any
 from celltrack_jax.errors import InputError
 from launch.benches import timing
 
-SIZE = (4, 224, 224)
-"""(B, *S) of the batch; Cellpose's is 8 of these."""
+SIZES = ((2, 224, 224), (4, 128, 128))
+"""(B, *S) of batches: crops as Cellpose's, of which it takes 8, and those of configs/sartorius/cellpose.py:dsb."""
 CHANNELS, OUTPUTS = 2, 3
 WIDTHS = (32, 64, 128, 256)
 LEARNING_RATE, WEIGHT_DECAY = 5e-3, 1e-5
 REPEATS = 5
 
 
-def run(against: str | None) -> dict[str, Any]:
-    """Times a step, in turns with the peer's.
+def run(against: str | None) -> list[dict[str, Any]]:
+    """Times a step of each size, in turns with the peer's.
 
     Args:
       against: "cellpose", or None for ours alone.
 
     Returns:
-      A row as `timing` makes it.
+      A row per size as `timing` makes it.
 
     Raises:
       InputError: the peer is not known or not installed.
     """
     if against not in (None, "cellpose"):
         raise InputError(f"bench cpnet: no peer {against!r}; give --against=cellpose or leave it out")
-    name = f"cpnet step, {'x'.join(map(str, SIZE))}"
+    return [_row(size, against) for size in SIZES]
+
+
+def _row(size: tuple[int, ...], against: str | None) -> dict[str, Any]:
+    name = f"cpnet step, {'x'.join(map(str, size))}"
     if against is None:
-        return timing.alone_row(name, timing.alone(jax_step(), REPEATS))
-    peer = torch_step()
-    return timing.interleaved(jax_step(), peer, REPEATS, warmup=2).row(name)
+        return timing.alone_row(name, timing.alone(jax_step(size), REPEATS))
+    peer = torch_step(size)
+    return timing.interleaved(jax_step(size), peer, REPEATS, warmup=2).row(name)
 
 
-def jax_step() -> Callable[[], float]:
-    """Returns our training step; each call takes one and returns the loss."""
+def jax_step(size: tuple[int, ...]) -> Callable[[], float]:
+    """Returns our training step of (B, *S) = size; each call takes one and returns the loss."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -69,8 +73,8 @@ def jax_step() -> Callable[[], float]:
     optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     params, stats = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
-    x, flow = (jnp.asarray(rng.normal(size=(*SIZE, 2)), jnp.float32) for _ in range(2))
-    cell = jnp.asarray(rng.random((*SIZE, 1)) < 0.3, jnp.float32)
+    x, flow = (jnp.asarray(rng.normal(size=(*size, 2)), jnp.float32) for _ in range(2))
+    cell = jnp.asarray(rng.random((*size, 1)) < 0.3, jnp.float32)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params, stats, moments):
@@ -93,7 +97,7 @@ def jax_step() -> Callable[[], float]:
     return once
 
 
-def torch_step() -> Callable[[], float]:
+def torch_step(size: tuple[int, ...]) -> Callable[[], float]:
     """Returns Cellpose's training step on as many threads as this process may use; as `jax_step`."""
     try:
         torch, nets = (importlib.import_module(name) for name in ("torch", "cellpose.resnet_torch"))
@@ -106,7 +110,7 @@ def torch_step() -> Callable[[], float]:
     layout = torch.channels_last
     model = nets.CPnet([CHANNELS, *WIDTHS], OUTPUTS, 3).to(device=device, memory_format=layout).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    batch, *space = SIZE
+    batch, *space = size
     x, flow = (torch.randn(batch, 2, *space, device=device).to(memory_format=layout) for _ in range(2))
     cell = (torch.rand(batch, *space, device=device) < 0.3).float()
     mean_square, cross_entropy = torch.nn.MSELoss(), torch.nn.BCEWithLogitsLoss()

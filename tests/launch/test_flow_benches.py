@@ -17,9 +17,9 @@ def test_flows_and_masks_of_all_cells_are_timed(monkeypatch):
 
 @pytest.mark.slow
 def test_a_step_of_the_network_is_timed(monkeypatch):
-    for name, value in {"SIZE": (1, 16, 16), "WIDTHS": (4, 6), "REPEATS": 1}.items():
+    for name, value in {"SIZES": ((1, 16, 16), (2, 8, 16)), "WIDTHS": (4, 6), "REPEATS": 1}.items():
         monkeypatch.setattr(cpnet, name, value)
-    assert cpnet.run(None)["name"] == "cpnet step, 1x16x16"
+    assert [row["name"] for row in cpnet.run(None)] == ["cpnet step, 1x16x16", "cpnet step, 2x8x16"]
 
 
 @pytest.mark.parametrize("bench", [flows, cpnet])
