@@ -135,25 +135,21 @@ class Flow:
         end = _follow(flow, mask, steps=self.steps, size=size)
         (labels,) = with_room(lambda count: _gathered(end, mask, count=count), self.max_cells)
         pixels = np.bincount(labels.reshape(-1))
-        labels = _without(labels, pixels > self.max_fraction * math.prod(size))
+        kept = (pixels > 0) & (pixels <= self.max_fraction * math.prod(size))
         if self.flow_threshold:
             most = self.max_cells
-            while most <= labels.max():
+            while most < len(kept):
                 most *= 4
             errors = _errors(flow, labels, most, logarithm=self.logarithm)
-            labels = _without(labels, np.asarray(errors) > self.flow_threshold)
+            kept &= np.asarray(errors)[: len(kept)] <= self.flow_threshold
+        kept[0] = False
+        labels = (np.cumsum(kept, dtype=np.int32) * kept)[labels]
         return labels[tuple(map(slice, size))]
 
     def perfect(self, target: Target) -> jax.Array:
         """The flow as it is learned, and saturated logits."""
         flow, cell = target.value[..., : self.axes], target.value[..., self.axes :]
         return jnp.concatenate([self.flow_scale * flow, losses.saturated(cell)], -1)
-
-
-def _without(labels: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Removes labels by a flag each, of which more may be given, and numbers the others 1..K in order: (*S) int32."""
-    number = np.arange(int(labels.max(initial=0)) + 1, dtype=np.int32)
-    return instances.relabel_in_order(np.where(dropped[: len(number)], 0, number)[labels])
 
 
 _follow = jax.jit(flows.follow)

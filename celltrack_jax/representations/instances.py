@@ -105,22 +105,27 @@ def fill_holes(labels: np.ndarray) -> np.ndarray:
       (*S) int32.
     """
     empty = components(labels == 0)
-    count = int(empty.max(initial=0))
-    if count < 2:
-        return labels
-    low = np.full(count + 1, np.iinfo(np.int32).max)
-    high = np.zeros(count + 1, np.int32)
+    is_hole = np.ones(int(empty.max(initial=0)) + 1, bool)
+    is_hole[0] = False
     for axis in range(labels.ndim):
         for part in (empty.take(0, axis), empty.take(-1, axis)):
-            low[part] = 0
-        holes, cells = _neighbours(empty, axis), _neighbours(labels, axis)
-        for hole, cell in zip(holes, cells[::-1], strict=True):
-            edge = (hole > 0) & (cell > 0)
+            is_hole[part] = False
+    if not is_hole.any():
+        return labels
+    pixel = np.flatnonzero(is_hole[empty])
+    hole = empty.reshape(-1)[pixel]
+    low = np.full(len(is_hole), np.iinfo(np.int32).max, np.int32)
+    high = np.zeros(len(is_hole), np.int32)
+    # No hole lies at the border: each of its pixels has all neighbours.
+    for stride in np.cumprod((1, *labels.shape[:0:-1])):
+        for step in (-stride, stride):
+            cell = labels.reshape(-1)[pixel + step]
+            edge = cell > 0
             np.minimum.at(low, hole[edge], cell[edge])
             np.maximum.at(high, hole[edge], cell[edge])
-    owner = np.where(low == high, high, 0).astype(np.int32)
-    owner[0] = 0
-    return np.where(labels == 0, owner[empty], labels)
+    filled = labels.copy()
+    filled.reshape(-1)[pixel] = np.where(low == high, high, 0)[hole]
+    return filled
 
 
 def drop_small(labels: np.ndarray, min_size: int) -> np.ndarray:
