@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the benchmark named by the one positional argument."""
     names = bench_names()
     if len(argv) != 2 or argv[1] not in names:
-        given = " ".join(argv[1:]) or "nothing"
-        raise flags.ValidationError(f"{given!r} is no benchmark: give one of {', '.join(names)}")
+        said = f"{' '.join(argv[1:])!r} is no benchmark" if argv[1:] else "a benchmark is needed"
+        raise flags.ValidationError(f"{said}: give one of {', '.join(names)}")
     found = importlib.import_module(f"launch.benches.{argv[1]}").run(AGAINST.value)
     rows = [found] if isinstance(found, dict) else list(found)
     print_rows(rows)

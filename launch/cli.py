@@ -1,11 +1,12 @@
 """What all mains share: exit status 0 done, 1 the input is bad (one line), 2 wrong flags, 75 told to stop."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -14,6 +15,12 @@ from celltrack_jax.errors import InputError
 STOPPED = 75
 """Exit status of a command that was told to stop (SIGTERM) and saved what it had done: start it again to go on. It is
 EX_TEMPFAIL of sysexits.h; scripts requeue on it."""
+
+_HELP = ("help", "helpshort", "helpfull", "helpxml", "?")
+"""Flags after which the library ends the process with status 1, once it has shown the help."""
+
+_ABSENT_KEY = re.compile(r"'(\w+)'(?:\nDid you mean \"(\w+)\".*)?")
+"""What the library says of a key that a config lacks."""
 
 ON_FAILURE: list[Callable[[str, int], object]] = []
 """Called with the message and the exit status before a command fails: how the other processes of a run learn of it."""
@@ -66,14 +73,60 @@ def spacing_zyx(sizes: Sequence[float], planes: int, movie: Path | str) -> list[
     return [1.0] * (3 - len(sizes)) + [float(size) for size in sizes]
 
 
+def absent_config(spec: str) -> str:
+    """Says that a --config=<file>[:argument] names no file, and which are beside it; "" where it names one, or is ""."""
+    path = Path(spec.partition(":")[0])
+    if not spec or path.is_file():
+        return ""
+    folder = path if path.is_dir() else path.parent
+    beside = sorted(one.name for one in folder.glob("*.py") if not one.name.startswith("_"))
+    there = f"{folder} has {', '.join(beside)}" if beside else "such as configs/ctc/segment.py:sim"
+    return f"--config={spec}: there is no file {path}: give the path of a config file, {there}"
+
+
+def reason(error: Exception, words: Sequence[str] = ()) -> str:
+    """Returns the line of an error in a --config that says what is wrong.
+
+    A config is Python: a file, an argument or a key that does not exist may raise anything, and the library puts a whole
+    traceback into its message, of which the last line says what is wrong.
+
+    Args:
+      error: that was raised.
+      words: of the command, of which the one that names an absent key is named.
+    """
+    said: Any = error
+    # One may hold another, and a KeyError's own text is quoted.
+    while isinstance(said, KeyError | AttributeError) and said.args:
+        said = said.args[0]
+    absent = _ABSENT_KEY.fullmatch(str(said))
+    if absent:
+        names = [word.lstrip("-").partition("=")[0] for word in words]
+        by = next((f"--{name}: " for name in names if absent[1] in name.split(".")[1:]), "")
+        meant = f", did you mean {absent[2]!r}?" if absent[2] else ""
+        return f"{by}the config has no {absent[1]!r}{meant}"
+    lines = str(said).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()
+
+
+def _configs(words: Sequence[str]) -> list[str]:
+    """Values of --config among a command's words."""
+    split = [word.partition("=") for word in words]
+    return [
+        value if equals else following
+        for (name, equals, value), following in zip(split, [*words[1:], ""], strict=True)
+        if name in ("--config", "-config")
+    ]
+
+
 def _parse(argv: Sequence[str], positional: bool) -> list[str]:
     try:
         left = flags.FLAGS(list(argv))
+    except SystemExit as end:
+        asked = any(word.lstrip("-").partition("=")[0] in _HELP for word in argv[1:] if word.startswith("-"))
+        raise SystemExit(0 if asked else end.code) from None
     except Exception as error:
-        # A --config is Python: a file, an argument or a key that does not exist may raise anything, and the
-        # library puts a whole traceback into its message, of which the last line says what is wrong.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        _fail(f"{lines[-1].strip()} (--help lists the flags)", 2)
+        absent = next(filter(None, map(absent_config, _configs(argv))), "")
+        _fail(absent or f"{reason(error, argv)} (--help lists the flags)", 2)
     if len(left) > 1 and not positional:
         _fail(f"unexpected argument {left[1]!r}: every option is a --flag=value", 2)
     return left

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     config: Any = _CONFIG.value
     if not isinstance(config, ConfigDict):
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise flags.ValidationError(f"--config={path} cannot be read: give the path of a config file")
+        raise flags.ValidationError(cli.absent_config(path) or f"--config={path} cannot be read")
     if _TOPOLOGY.value != "local":
         find_compiler()
     from celltrack_jax.training import ahead_of_time  # jax reads its environment when it is imported

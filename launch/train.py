@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if not isinstance(config, ConfigDict):  # the library puts off its error until a key is read
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise flags.ValidationError(f"--config={path} cannot be read: give the path of a config file")
+        raise flags.ValidationError(cli.absent_config(path) or f"--config={path} cannot be read")
     slurm = on.slurm_settings()
     if slurm is not None and _WORKDIR.value and not _DESCRIBE.value:
         tasks.build(config)  # says now what is wrong with the config, not when the job starts

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from celltrack_jax import tasks
 from celltrack_jax.config import Config
 from celltrack_jax.errors import InputError
-from launch import embedders
+from launch import cli, embedders
 
 Add = Callable[..., None]
 
@@ -94,9 +94,8 @@ def of_config(name: str, spec: str, common: Sequence[str]) -> Arm:
         overrides = dict(config_flags.get_override_values(values["config"]))
         config = values["config"].value
     except Exception as error:
-        # As in `cli`: a file may raise anything, and the last line of a long message says what is wrong.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{spec}: {lines[-1].strip()}: correct the config, or what is set in it") from error
+        said = cli.reason(error, words)
+        raise InputError(f"{spec}: {said}: correct the config, or what is set in it") from error
     if not isinstance(config, ConfigDict) or not isinstance(config.get("seed"), int):
         raise InputError(f"{path}: it is no config with a whole number `seed`: give <file>[:argument]")
     return Arm(name, argument or None, overrides, config)

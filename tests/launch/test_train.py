@@ -27,9 +27,9 @@ def store(tmp_path_factory):
     ("arguments", "status", "message"),
     [
         ([], 2, "--config=<file>[:argument] is needed"),
-        (["--config=configs/ctc/nope.py:sim"], 2, "nope.py:sim cannot be read"),
+        (["--config=configs/ctc/nope.py:sim"], 2, "no file configs/ctc/nope.py: give"),
         (["--config=configs/ctc/segment.py:sims"], 2, "not 'sims'"),
-        ([f"--config={TINY}", "--config.train.stps=3"], 2, "stps"),
+        ([f"--config={TINY}", "--config.train.stps=3"], 2, "'stps', did you mean 'steps'?"),
         ([f"--config={TINY}"], 2, "--workdir=<folder> is needed"),
         ([f"--config={TINY}", "--workdir={tmp}"], 1, "give --config.data.store=<folder"),
         ([f"--config={TINY}", "--workdir={tmp}", "--config.data.store={tmp}"], 1, "launch.prepare"),
