@@ -50,18 +50,22 @@ def main(argv: Sequence[str]) -> int:
     slurm, seeds = on.slurm_settings(), _seeds()
     # This process only builds: a run's accelerator is the run's.
     jax.config.update("jax_platforms", "cpu")
-    path, colon, argument = str(config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
+    spec = str(config_flags.get_config_filename(flags.FLAGS["config"]))
+    if absent := cli.absent_config(spec):
+        raise flags.ValidationError(absent)
+    path, colon, argument = spec.partition(":")
     common = _common_overrides()
     arms = sweep_arms.load(Path(path).absolute(), argument if colon else None, common)
+    chosen = _chosen(arms)
     sweep_arms.check(arms, Path(path))
     workdir = Path(_WORKDIR.value).absolute()
     with files.locked(workdir, "launch.sweep"), local.told_to_stop() as stop:
-        manifest = manifests.plan(workdir, arms, seeds, _ARMS.value or ())
+        manifest = manifests.plan(workdir, arms, seeds, chosen)
         running.refuse_jobs_elsewhere(manifest, slurm)
         running.write_configs(manifest, arms, str(path))
         running.Watch(manifest).run(int(_JOBS.value or 0), slurm, stop)
         metric = arms[0].config.train.best_metric
-        _report(manifest, metric, f"{path}{colon}{argument}")
+        _report(manifest, metric, spec)
         return running.status(manifest, stopped=stop())
 
 
@@ -72,6 +76,17 @@ def _seeds() -> list[int] | None:
     if len(seeds) != len(_SEEDS.value) or len(set(seeds)) < len(seeds) or not seeds:
         raise flags.ValidationError(f"--seeds={','.join(_SEEDS.value)}: give different whole numbers, 0,1,2")
     return seeds
+
+
+def _chosen(arms: Sequence[sweep_arms.Arm]) -> list[str]:
+    """The names of --arms; none for all."""
+    names = [arm.name for arm in arms]
+    unknown = [name for name in _ARMS.value or () if name not in names]
+    if unknown:
+        raise flags.ValidationError(
+            f"the sweep has no arm {unknown[0]!r}: give some of {', '.join(names)} as --arms"
+        )
+    return _ARMS.value or []
 
 
 def _common_overrides() -> dict[str, Any]:
@@ -94,12 +109,8 @@ def _report(manifest: Manifest, metric: str, origin: str) -> None:
             if run.status == manifests.DONE
         }
         best = {seed: report.best_row(history, metric) for seed, history in histories.items()}
-        problems = [
-            f"seed {run.seed} {run.status}" + (f": {run.error}" if run.error else "")
-            for run in runs
-            if run.status != manifests.DONE
-        ]
-        results.append(report.ArmResult(arm, len(runs), best, next(iter(histories.values()), []), problems))
+        history = next(iter(histories.values()), [])
+        results.append(report.ArmResult(arm, len(runs), best, history, manifest.problems(runs)))
     facts = {"Config": origin, "Baseline": results[0].name, "Runs": len(manifest.runs)}
     table, paths = report.write(manifest.workdir, results, metric, facts)
     _print_table(table, metric)

@@ -26,7 +26,7 @@ class ArmResult(NamedTuple):
     history: Sequence[Mapping[str, Any]]
     """Rows of the metrics.jsonl of the first run that is done."""
     problems: list[str]
-    """A line for each run that is not done."""
+    """A line for each run that should be done and is not."""
 
 
 def best_row(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:

@@ -84,6 +84,14 @@ class Manifest:
         """Returns the runs that a call has to start, or to follow."""
         return [run for run in self.runs.values() if run.status != DONE and run.arm in self.chosen]
 
+    def problems(self, runs: Sequence[Run]) -> list[str]:
+        """Returns a line for each run that is not done; what was not begun is no problem where it was not asked for."""
+        return [
+            f"seed {run.seed} {run.status}" + (f": {run.error}" if run.error else "")
+            for run in runs
+            if run.status != DONE and (run.status != MISSING or run.arm in self.chosen)
+        ]
+
 
 def plan(
     workdir: Path, wanted: Sequence[Arm], seeds: Sequence[int] | None, chosen: Collection[str] = ()
@@ -97,12 +105,8 @@ def plan(
       chosen: names of the arms that this call runs; () for all.
 
     Raises:
-      InputError: there is no such arm; a run is done that had other settings; the manifest cannot be read.
+      InputError: a run is done that had other settings; the manifest cannot be read.
     """
-    unknown = sorted(set(chosen) - {arm.name for arm in wanted})
-    if unknown:
-        names = ", ".join(arm.name for arm in wanted)
-        raise InputError(f"the sweep has no arm {unknown[0]!r}: give some of {names} as --arms")
     known = _read(workdir)
     runs = []
     for arm in wanted:

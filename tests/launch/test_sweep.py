@@ -191,8 +191,11 @@ def test_a_plan_knows_what_is_done_and_what_was_interrupted(tmp_path):
     some = manifest.plan(tmp_path, found, [0, 1], ["b"])
     assert [run.name for run in some.unfinished()] == ["b/seed0", "b/seed1"]
     assert list(some.runs) == list(again.runs)
-    with pytest.raises(InputError, match="no arm 'c': give some of a, b as --arms"):
-        manifest.plan(tmp_path, found, [0], ["c"])
+    assert some.problems(list(some.runs.values())) == ["seed 1 stopped", "seed 0 stopped", "seed 1 missing"]
+    of_a = manifest.plan(tmp_path, found, [0, 1], ["a"])
+    assert of_a.problems(list(of_a.runs.values())) == ["seed 1 stopped", "seed 0 stopped"], (
+        "b is not asked for"
+    )
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"cannot read .*manifest\.json"):
         manifest.plan(tmp_path, found, [0])
@@ -202,7 +205,9 @@ def test_a_plan_knows_what_is_done_and_what_was_interrupted(tmp_path):
     ("flag", "status", "message"),
     [
         ("--seeds=0,a", 2, "--seeds=0,a: give different whole numbers"),
-        ("--config.train.stps=3", 2, "stps"),
+        ("--config.train.stps=3", 2, "--config.train.stps: the config has no 'stps', did you mean 'steps'?"),
+        ("--config=configs/ctc/sgment.py", 2, "no file configs/ctc/sgment.py"),
+        ("--arms=baseline,c", 2, "no arm 'c': give some of baseline, size=2"),
         ("--slurm=nodes=2", 2, "go with --on=slurm"),
     ],
 )
