@@ -270,6 +270,8 @@ def _single(path: Path, frame: np.ndarray, label: np.ndarray) -> list[str]:
             alone[sister] = alone.get(sister, 0) + 1
     if not alone:
         return []
-    names = [f"{tag(name)} ({count} time points)" for name, count in sorted(alone.items())]
+    names = [
+        f"{tag(name)} ({count} time point{'s' if count > 1 else ''})" for name, count in sorted(alone.items())
+    ]
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return [f"{path}: kinetochores whose sister has a row of the time point, and they have none: {shown}"]
+    return [f"{path}: rows are missing of kinetochores whose sister is there: {shown}"]

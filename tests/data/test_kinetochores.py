@@ -81,8 +81,8 @@ def test_a_movie_is_read_as_it_was_written(folder, tmp_path):
 
 def test_a_sister_that_misses_is_named(folder):
     assert opened(folder).notes == (
-        f"{folder}/zygote1/centres.csv: kinetochores whose sister has a row of the time point, and they have none: "
-        "Pair1_2 (1 time points), Pair2_2 (2 time points)",
+        f"{folder}/zygote1/centres.csv: rows are missing of kinetochores whose sister is there: "
+        "Pair1_2 (1 time point), Pair2_2 (2 time points)",
     )
 
 
