@@ -23,8 +23,8 @@ class Movie(NamedTuple):
     frames: list[int]
     """Frame numbers, ascending."""
     read: Callable[[int], np.ndarray]
-    """Frame number -> (C, Z, Y, X) in the movie's dtype; InputError where it cannot be read or has another
-    shape than the first frame."""
+    """Frame number -> (C, Z, Y, X) in the movie's dtype; InputError where it cannot be read, has another shape than the
+    first frame, or holds NaN or infinite values."""
     shape: tuple[int, ...]
     """(C, Z, Y, X)."""
     spacing_um: np.ndarray
@@ -172,6 +172,12 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(shown) + (", ..." if len(runs) > 5 else "") if shown else "none"
 
 
+def _finite(image: np.ndarray, where: str) -> np.ndarray:
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise InputError(f"{where}: the image holds NaN or infinite values; write it again without them")
+    return image
+
+
 def _open_folder(path: Path) -> Movie:
     if kinetochores.find_channels(path):
         return _open_volumes(path)
@@ -193,7 +199,7 @@ def _open_folder(path: Path) -> Movie:
                 f"{files[frame]} (frame {frame}) is {image.dtype} {image.shape}, {files[first].name} is "
                 f"{sample.dtype} {sample.shape}: all frames of a movie need the same shape and type"
             )
-        return image.reshape(1, -1, *image.shape[-2:])
+        return _finite(image.reshape(1, -1, *image.shape[-2:]), f"{files[frame]} (frame {frame})")
 
     return Movie(
         path=path,
@@ -230,7 +236,7 @@ def _open_volumes(path: Path) -> Movie:
                 f"{path} (frame {frame}) is {image.dtype} {image.shape}, frame {frames[0]} {sample.dtype} "
                 f"{sample.shape}: all frames of a movie need the same shape and type"
             )
-        return image
+        return _finite(image, f"{path} (frame {frame})")
 
     return Movie(
         path=path,
@@ -257,10 +263,11 @@ def _open_zarr(path: Path) -> Movie:
 
     def read(frame: int) -> np.ndarray:
         try:
-            return np.asarray(image.array[index[frame]].read().result())
+            pixels = np.asarray(image.array[index[frame]].read().result())
         except (ValueError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"cannot read frame {frame} of {path}: {reason}; write it again") from error
+        return _finite(pixels, f"{path} (frame {frame})")
 
     changed = max(file.stat().st_mtime_ns for file in path.iterdir())
     return Movie(

@@ -18,6 +18,9 @@ _COLOURS = 3
 _NARROWEST = 16
 """Colours written as if they were planes, (Y, X, 3), look like Y planes of three columns, which no microscope makes."""
 
+_UNFORESEEN = (struct.error, ArithmeticError, LookupError, TypeError, AttributeError)
+"""Errors of the library that stumbles over a damaged file; their messages tell nothing of it."""
+
 
 def read_tif(path: Path, frame: int | None = None, *, colour_tolerance: int = 0) -> np.ndarray:
     """Reads all of a tif or fails: tifffile alone returns the readable part of some truncated files.
@@ -42,8 +45,9 @@ def read_tif(path: Path, frame: int | None = None, *, colour_tolerance: int = 0)
     except FileNotFoundError:
         raise InputError(f"{where} does not exist: copy the file there or correct the path") from None
     except Exception as error:  # a damaged file makes tifffile and its codecs raise anything
-        reason = "it is truncated" if isinstance(error, struct.error) else " ".join(str(error).split())
-        raise InputError(f"cannot read {where}: {reason}; write or copy the file again") from error
+        raise InputError(
+            f"cannot read {where}: {_reason(error, path)}; write or copy the file again"
+        ) from error
     image = grey(image, colours, colour_tolerance, where)
     if image.ndim > 2:
         image = image.reshape(*(n for n in image.shape[:-2] if n > 1), *image.shape[-2:])
@@ -83,6 +87,15 @@ def grey(image: np.ndarray, colours: int | None, tolerance: int, where: str) -> 
     return np.ascontiguousarray(image.take(0, colours))
 
 
+def _reason(error: Exception, path: Path) -> str:
+    """What is wrong with a file; of errors that nobody foresaw, what they mean."""
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if isinstance(error, _UNFORESEEN):
+        return "it is damaged, probably truncated"
+    return " ".join(str(error).split())
+
+
 def _read_pages(tif: tifffile.TiffFile, size: int) -> tuple[np.ndarray, int | None]:
     """Returns the pixels, and their axis of colours where they have one."""
     pages = list(tif.pages)
@@ -96,6 +109,8 @@ def _read_pages(tif: tifffile.TiffFile, size: int) -> tuple[np.ndarray, int | No
             raise ValueError(
                 f"page {index} is {page.dtype} {page.shape}, page 0 is {first.dtype} {first.shape}"
             )
+        if len(page.dataoffsets) != len(page.databytecounts):
+            raise ValueError(f"truncated: page {index} does not say where all of its data are")
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             if offset == 0 or count == 0 or offset + count > size:
                 raise ValueError(f"truncated: page {index} has no data at byte {offset + count} of {size}")

@@ -9,6 +9,7 @@ import tifffile
 from celltrack_jax.data import prepare, sources
 from celltrack_jax.errors import InputError
 from celltrack_jax.inference.movies import chosen_frames, in_model_axes, open_movie
+from celltrack_jax.io.tif import write_tif
 from tests.ctc_folders import write_masks
 
 
@@ -116,6 +117,20 @@ def test_a_truncated_frame_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"t001.tif \(frame 1\)"):
         open_movie(tmp_path).read(1)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_frame_that_is_not_finite_is_named_with_its_file(tmp_path, odd):
+    frames = {t: image.astype(np.float32) for t, image in images((0, 1)).items()}
+    frames[1][2, 3] = odd
+    for t, image in frames.items():
+        write_tif(tmp_path / f"t{t:03d}.tif", image)
+    movie = open_movie(tmp_path)
+    np.testing.assert_array_equal(movie.read(0)[0, 0], frames[0])
+    with pytest.raises(
+        InputError, match=r"t001\.tif \(frame 1\): the image holds NaN or infinite values; write it"
+    ):
+        movie.read(1)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,34 @@ def test_a_truncated_file_is_never_read_in_part(tmp_path, layout):
             np.testing.assert_array_equal(image, VOLUME)
     assert len(refused) > 30
     assert all("mask012.tif (frame 12)" in message for message in refused)
+    assert not any("zip()" in message for message in refused)
     assert "truncated" in refused[-1] or "failed to read" in refused[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("integer modulo by zero"), "it is damaged, probably truncated; write"),
+        (IndexError("list index out of range"), "it is damaged, probably truncated; write"),
+        (ValueError("unknown\n compression"), "unknown compression; write"),
+    ],
+)
+def test_what_a_library_says_of_its_own_stumbling_is_not_told(tmp_path, monkeypatch, error, said):
+    path = tmp_path / "mask012.tif"
+    tifffile.imwrite(path, VOLUME[0])
+
+    def stumbles(*_, **__):
+        raise error
+
+    monkeypatch.setattr(tifffile, "TiffFile", stumbles)
+    with pytest.raises(InputError, match=rf"cannot read .*mask012\.tif \(frame 12\): {said}"):
+        ctc.read_image(path)
+
+
+def test_an_empty_file_is_called_so(tmp_path):
+    (tmp_path / "mask012.tif").touch()
+    with pytest.raises(InputError, match=r"mask012\.tif \(frame 12\): it is empty"):
+        ctc.read_image(tmp_path / "mask012.tif")
 
 
 def test_pages_without_data_are_refused(tmp_path):
