@@ -86,6 +86,11 @@ class Checkpoints:
         """Returns whether this step was saved."""
         return any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints)
 
+    def best(self) -> tuple[int, float] | None:
+        """Returns the step of the best checkpoint and its score, None where none was scored."""
+        step = _best([checkpoint.step for checkpoint in self._checkpointer.checkpoints], self._scores)
+        return None if step is None else (step, self._scores[step])
+
     def restore_latest(self, abstract: TrainState) -> TrainState | None:
         """Returns the newest complete state on the abstract state's devices, or None.
 

@@ -56,16 +56,16 @@ class InputWatch:
         total = sum(seen.values())
         if not total:
             return "each wait was too short to see why; raise --config.data.prefetch"
-        where = ", ".join(place for place, _ in places.most_common(2))
+        ((where, _),) = places.most_common(1)
         if seen[STORE] > total / 2:
             return (
-                f"its threads wait for the store ({seen[STORE] / total:.0%} of looks, {where}): copy the store to a "
-                f"faster disk, or raise --config.data.threads (now {self._threads_set}) to have more reads under way"
+                f"its threads wait for the store ({seen[STORE] / total:.0%} of looks, most in {where}): copy the store "
+                f"to a faster disk, or raise --config.data.threads (now {self._threads_set}) to have more reads under way"
             )
         return (
-            f"its threads work on samples ({seen[WORK] / total:.0%} of looks, {where}): raise "
-            f"--config.data.threads (now {self._threads_set}; this process has {threads.cores()} cores), or make less of "
-            "it per sample"
+            f"its threads make samples ({seen[WORK] / total:.0%} of looks, most in {where}): raise "
+            f"--config.data.threads (now {self._threads_set}; this process has {threads.cores()} cores), or let them do "
+            "less per sample"
         )
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ def _readers() -> Iterator[tuple[str, str]]:
             continue
         file, number, name = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
         kind = STORE if "result()" in linecache.getline(file, number) else WORK
-        yield kind, f"{file.rpartition('/')[2]}:{number} {name}"
+        yield kind, f"{name} of {file.rpartition('/')[2]}, line {number}"
 
 
 def _stacks() -> list[FrameType]:

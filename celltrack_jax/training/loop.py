@@ -90,25 +90,23 @@ def train(
         if saved is None and initial is not None:
             state = warm_start(state, initial(), config.train.initial, config.train.initial_rules, log.say)
         preemption = stack.enter_context(Preemption())
+        if saved is not None and saved >= config.train.steps and saved in log.evaluated:
+            log.say(_done_line("done already", checkpoints, config, workdir, saved))
+            return True
         if saved is not None:
             log.say(f"resumed at step {saved} of {config.train.steps}")
         batches = _batches(dataset, config, saved or 0)  # they are read while the step compiles
-        log.say("compiling the step")
-        start = time.perf_counter()
         try:
-            specs = task.batch_specs() if isinstance(task, BucketedTask) else [task.batch_spec()]
-            steps = {}
-            for spec in specs:
-                steps[_shapes(spec)] = step = compile_step(task, model, optimizer, mesh, config, spec)
-                _check_memory(step, abstract, mesh, config)
-            sizes = f" of the largest of {len(specs)} sizes" if len(specs) > 1 else ""
-            cost_line = _cost_line(steps[_shapes(task.batch_spec())], mesh)
-            log.say(f"compiled the step in {time.perf_counter() - start:.0f} s: {cost_line}{sizes}")
+            steps = _compiled(task, model, optimizer, mesh, abstract, config, log.say)
             loop = _Loop(
                 task, config, model, mesh, steps, batches, checkpoints, log, preemption, saved, profile
             )
             stack.callback(loop.close)
-            return loop.run(state)
+            done = loop.run(state)
+            if done:
+                checkpoints.wait()
+                log.say(_done_line("done", checkpoints, config, workdir, loop.done))
+            return done
         except InputError:
             raise
         except Exception as error:  # a collective that lost a process may raise anything
@@ -126,6 +124,29 @@ def _born(
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     birth = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)
     return birth(jax.random.key(seed))
+
+
+def _compiled(
+    task: Task,
+    model: FunctionalModel,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    abstract: TrainState,
+    config: Config,
+    say: Callable[[str], None],
+) -> dict[Any, Any]:
+    """The step for each size of batches, by their shapes."""
+    say("compiling the step")
+    start = time.perf_counter()
+    specs = task.batch_specs() if isinstance(task, BucketedTask) else [task.batch_spec()]
+    steps = {}
+    for spec in specs:
+        steps[_shapes(spec)] = step = compile_step(task, model, optimizer, mesh, config, spec)
+        _check_memory(step, abstract, mesh, config)
+    sizes = f" of the largest of {len(specs)} sizes" if len(specs) > 1 else ""
+    cost_line = _cost_line(steps[_shapes(task.batch_spec())], mesh)
+    say(f"compiled the step in {time.perf_counter() - start:.0f} s: {cost_line}{sizes}")
+    return steps
 
 
 class _Loop:
@@ -302,6 +323,12 @@ def _check_memory(compiled: Any, abstract: Any, mesh: jax.sharding.Mesh, config:
         config.data.batch_size // mesh.shape[meshes.DATA] // config.train.accumulate,
         config,
     )
+
+
+def _done_line(word: str, checkpoints: Checkpoints, config: Config, workdir: Path, step: int) -> str:
+    best = checkpoints.best()
+    scored = "" if best is None else f", best step {best[0]} ({config.train.best_metric} {best[1]:.4g})"
+    return f"{word}: {workdir}, step {step}{scored}"
 
 
 def _cost_line(compiled: Any, mesh: jax.sharding.Mesh) -> str:

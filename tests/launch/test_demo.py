@@ -53,7 +53,7 @@ def test_a_data_set_is_trained_on_tracked_and_scored(tmp_path):
 
     again = demo(*arguments)
     assert again.returncode == 0, again.stderr
-    assert "resumed at step 150 of 150" in again.stdout
+    assert "step 150, best step" in again.stdout
     assert json.loads((tmp_path / "demo" / "scores.json").read_text()) == scores
 
 

@@ -61,8 +61,11 @@ def test_every_program_of_a_run_with_evaluations_compiles_once(store, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [10, 20]
     assert {row["step"] for row in rows if row["kind"] == "train"} == {4, 9, 10, 14, 19, 20}
+    *_, last = done.stdout.splitlines()
+    assert re.fullmatch(rf"done: {tmp_path}, step 20, best step (10|20) \(\w+ [\d.e-]+\)", last)
     again = train(*run)
-    assert "resumed at step 20 of 20" in again.stdout
+    assert again.stdout.splitlines()[-1] == last.replace("done", "done already", 1)
+    assert "compil" not in again.stdout
 
 
 def losses(workdir):

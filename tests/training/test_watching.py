@@ -41,11 +41,11 @@ POOL = ThreadPoolExecutor(4)
     [
         (
             lambda: POOL.submit(time.sleep, 0.1).result(),
-            r"its threads wait for the store \(\d+% of looks, test_watching.py:\d+ <lambda>",
+            r"its threads wait for the store \(\d+% of looks, most in <lambda> of test_watching.py, line \d+\): copy",
         ),
         (
             lambda: time.sleep(0.1),
-            r"its threads work on samples \(\d+% of looks, test_watching.py:\d+ <lambda>",
+            r"its threads make samples \(\d+% of looks, most in <lambda> of test_watching.py, line \d+\): raise",
         ),
     ],
 )
