@@ -194,6 +194,23 @@ def tune(
     return told, found
 
 
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """Returns what tuning came to, as people read it.
+
+    Args:
+      told: of `tune`.
+    """
+    before, after = told["before"], told["after"]
+    if not (told["overrides"] or before["mAP"] or after["mAP"]):
+        return [
+            f"nothing that is found at step {told['step']} scores above 0, whatever the settings: there is nothing to "
+            "tune; train longer, or give another --checkpoint"
+        ]
+    rows = [f"{key:16s} {_shown(value)} -> {_shown(after[key])}" for key, value in before.items()]
+    halves = "each half of the images as read by what was tuned on the other; tuned on both:"
+    return [*rows, halves, told["flags"] or "the config has the best values"]
+
+
 def find_by_threshold(images: Sequence[JudgedImage], kept: Path, stop: Callable[[], bool]) -> Findings | None:
     """Returns what a threshold and a watershed find, as `find` does."""
     # Percentiles tell whether the store is still the same.
@@ -287,3 +304,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

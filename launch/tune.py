@@ -40,11 +40,7 @@ def main(_: Sequence[str]) -> int:
             print("stopped; nothing is written", flush=True)
             return cli.STOPPED
     told, _found = done
-    for key, before in told["before"].items():
-        after = told["after"][key]
-        print(f"{key:16s} {_shown(before)} -> {_shown(after)}")
-    print("each half of the images as read by what was tuned on the other; tuned on both:")
-    print(told["flags"] or "the config has the best values")
+    print("\n".join(judging.lines(told)))
     print(Path(WORKDIR.value) / judging.TUNED, flush=True)
     json_file.write(told)
     return 0
@@ -68,10 +64,6 @@ def read_values(words: Sequence[str]) -> dict[str, list[float]]:
                 f"--values={word}: give key=number,... such as representation.min_size=5,15,30"
             )
     return found
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def tune(
       task: of the run.
       model: its network.
       variables: of a checkpoint.
-      tell: called with a line about what was found.
+      tell: called with a line about what was found, where anything scores above 0.
       stop: polled.
       most: images of each category in each half that are tuned on, the first ones; all of them are judged.
       values: tried instead of the task's own, by the key of an axis.
@@ -187,6 +187,8 @@ def _searched(
         score = functools.partial(images.score, judged, start)
         chosen = search(own, {axis.key: axis.present for axis in own}, score)
         reading |= chosen
+        if not score(chosen):
+            continue  # nor does anything else score: what is judged says so once
         changed = _changes(chosen, start)
         said = ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in changed.items())
         scores = f"mAP {score({}):.4f} -> {score(chosen):.4f} on {len(judged)} images of {name}"

@@ -125,6 +125,13 @@ def test_it_finds_the_best_cut_of_each_category():
     assert competition_measures(again)["mAP"] == 1
 
 
+def test_where_nothing_scores_nothing_is_told():
+    task = Squares({"a": 4, "b": 3})
+    task.read = lambda image, output, reading: ImageResult(image, image.painted([11]), output[:1])
+    found, told = tuned(task)
+    assert (found.reading, found.after["mAP"], told) == ({}, 0, [])
+
+
 def test_what_is_judged_is_not_what_was_tuned_on():
     """The second image of each category is of another kind: what is best for its half serves the other one badly."""
     task = Squares({"a": 4})

@@ -127,6 +127,20 @@ def test_a_row_says_what_the_evaluation_says(store, tmp_path, monkeypatch):
     assert 0 < scores["mAP"] < 1
 
 
+@pytest.mark.parametrize("nothing", [0.0, None])
+def test_where_nothing_scores_it_is_said_once(nothing):
+    measures = dict.fromkeys(("mAP", "a/mAP", "b/mAP"), nothing)
+    told = {"step": 7, "before": measures, "after": measures, "overrides": {}, "flags": ""}
+    (line,) = judging.lines(told)
+    assert line.startswith("nothing that is found at step 7 scores above 0")
+    one = {**told, "after": measures | {"mAP": 0.25}}
+    assert judging.lines(one)[0] == f"mAP              {'0.0000' if nothing == 0 else '-'} -> 0.2500"
+    assert len(judging.lines(one)) == 5
+    # What was tuned on both halves may score though what was tuned on one fails on the other.
+    (*_, last) = judging.lines({**told, "overrides": {"k": 3}, "flags": "--config.k=3"})
+    assert last == "--config.k=3"
+
+
 def test_tuning_is_written_beside_the_run_and_serves_again(run, tmp_path):
     kept = tmp_path / "tuned.npz"
     values = {"representation.min_size": [1, 3]}
