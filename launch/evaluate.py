@@ -219,8 +219,9 @@ def print_table(row: dict) -> None:
     names = [name for name in row if name not in ("valid", "problems")]
     texts = {name: "-" if row[name] is None else f"{row[name]:.6g}" for name in names}
     if not sys.stdout.isatty():
+        width = max(8, *map(len, texts))
         for name, text in texts.items():
-            print(f"{name:8s} {text}")
+            print(f"{name:{width}s} {text}")
         return
     from rich.console import Console
     from rich.table import Table
