@@ -1,8 +1,9 @@
-"""Scores a Cell Tracking Challenge result, or the checkpoints of a run on its held-out frames.
+"""Scores a Cell Tracking Challenge result, a submission, or the checkpoints of a run on its held-out frames.
 
     python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
     python -m launch.evaluate --truth=Burst7/gt/gt.txt --result=01_RES --matches=matches
     python -m launch.evaluate --truth=zygote1/centres.csv --result=01_RES --spacing=0.3,0.13,0.13
+    python -m launch.evaluate --truth=sartorius/train.csv --result=submission.csv
     python -m launch.evaluate --workdir=runs/sim --checkpoints=all
     python -m launch.evaluate --workdir=runs/sim --checkpoints=best --curve=curve.html
     python -m launch.evaluate --workdir=runs/dsb --config.representation.flow_threshold=0.8
@@ -11,6 +12,9 @@
 Prints the measures and writes them as JSON. A measure that is not defined, or whose truth is absent, is null; a
 result without a track file is scored for SEG and DET only. A result that breaks the rules is not scored: every
 problem is printed, the JSON says so, and the exit status is 1.
+
+A submission of launch.predict has the measure of the Sartorius competition, over all images that it and train.csv name
+and by cell type; a note says which are named by one of them only.
 
 All checkpoints of a run (those that --config.train.keep_latest left, and the best) also become a table and curves,
 evaluation.csv and evaluation.html in its folder. With --curve, nothing is scored: precision and recall of the cells
@@ -37,8 +41,8 @@ flags.adopt_module_key_flags(json_file)
 TRUTH = flags.DEFINE_string(
     "truth",
     None,
-    "annotation folder (01_GT) that holds TRA or SEG or both, or a table of boxes (gt.txt) or of centres "
-    "of mass (.csv)",
+    "annotation folder (01_GT) that holds TRA or SEG or both, a table of boxes (gt.txt) or of centres "
+    "of mass (.csv), or the Sartorius competition's train.csv",
 )
 SPACING = flags.DEFINE_list("spacing", None, "with a table of centres: voxel size z,y,x in µm")
 RADII = flags.DEFINE_list(
@@ -55,7 +59,9 @@ MATCHES = flags.DEFINE_string(
     "with a table: folder for images (1 found, 2 missed, 3 false) and a table of the cells found, missed and false: "
     "places in voxels, distances in the unit of the radius",
 )
-RESULT = flags.DEFINE_string("result", None, "result folder (01_RES): mask*.tif and res_track.txt")
+RESULT = flags.DEFINE_string(
+    "result", None, "result folder (01_RES): mask*.tif and res_track.txt; or submission.csv"
+)
 SEG_SLICES = flags.DEFINE_enum(
     "seg_slices",
     "object",
@@ -91,7 +97,7 @@ def main(_: Sequence[str]) -> int:
     if Path(truth).is_file():
         _refuse((SEG_SLICES,), "a folder as --truth")
         return score_table(Path(truth), Path(result))
-    _refuse((RADII, RADIUS, MATCHES, SPACING), "a table as --truth")
+    _refuse((RADII, RADIUS, MATCHES, SPACING), "a table of points as --truth")
     return report(
         score_result(Path(truth), Path(result), str(SEG_SLICES.value)), Path(truth), Path(result), MEASURES
     )
@@ -141,9 +147,14 @@ def report(scores: Scores, truth: Path, result: Path, names: Sequence[str]) -> i
 
 
 def score_table(truth: Path, result: Path) -> int:
-    """Scores a result against a table of points; prints the measures and writes them as JSON; the exit status."""
+    """Scores a result against a table; prints the measures and writes them as JSON; the exit status."""
     from celltrack_jax.inference.point_truth import score_points
+    from celltrack_jax.inference.submission_scores import score_submission
+    from celltrack_jax.io import sartorius
 
+    if sartorius.is_table(truth):
+        _refuse((RADII, RADIUS, MATCHES, SPACING), "a table of points as --truth")
+        return report(score_submission(truth, result), truth, result, ())
     centres = truth.suffix == ".csv"
     if centres != bool(SPACING.value):
         raise flags.ValidationError(

@@ -40,6 +40,15 @@ class AnnotatedImage(NamedTuple):
     """Line of each in the file."""
 
 
+def is_table(path: Path) -> bool:
+    """Returns whether the first line of a file is that of a train.csv."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {"id", "annotation"} <= set(next(csv.reader(file), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
 def read_table(path: Path) -> dict[str, AnnotatedImage]:
     """Reads train.csv; run lengths are looked at by `paint`.
 
@@ -140,18 +149,14 @@ def read_submission(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[s
     Raises:
       InputError: the file is missing, names another image, or has bad run lengths or cells that overlap.
     """
-    texts: dict[str, list[tuple[str, str]]] = {name: [] for name in shapes}
-    for line, row in _rows(path, _PREDICTED):
-        where = f"{path}, row {line} (image {row['id']})"
-        if row["id"] not in texts:
+    found = read_predicted(path)
+    for name, rows in found.items():
+        if name not in shapes:
+            where = f"{path}, row {next(iter(rows))} (image {name})"
             raise InputError(f"{where}: there is no such image: correct the id, or leave the row out")
-        if row["predicted"].strip():
-            texts[row["id"]].append((row["predicted"], where))
     painted = {}
-    for name, found in texts.items():
-        labels, overwritten = rle.paint(
-            [text for text, _ in found], shapes[name], [place for _, place in found]
-        )
+    for name, shape in shapes.items():
+        labels, overwritten = paint_predicted(path, name, found.get(name, {}), shape)
         if overwritten:
             raise InputError(
                 f"{path}: cells of image {name} share {overwritten} pixels: each pixel may belong to one; write the "
@@ -159,6 +164,27 @@ def read_submission(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[s
             )
         painted[name] = labels
     return painted
+
+
+def read_predicted(path: Path) -> dict[str, dict[int, str]]:
+    """Reads the rows of a submission; run lengths are looked at by `paint_predicted`.
+
+    Returns:
+      By id, in the order of the file, the run lengths by the line they are in; "" where nothing is predicted.
+
+    Raises:
+      InputError: the file is missing, or lacks a column.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for line, row in _rows(path, _PREDICTED):
+        found.setdefault(row["id"], {})[line] = row["predicted"].strip()
+    return found
+
+
+def paint_predicted(path: Path, name: str, rows: Mapping[int, str], shape: tuple[int, int]) -> rle.Painted:
+    """Paints the cells of an image (Y, X) from its rows in a submission; errors as of `rle.paint`."""
+    cells = {f"{path}, row {line} (image {name})": text for line, text in rows.items() if text}
+    return rle.paint(list(cells.values()), shape, list(cells))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -256,7 +256,7 @@ def test_a_truth_with_gaps_is_scored_for_seg_and_det_with_a_note(folders):
             2,
             "--seg_slices: only with a folder as --truth",
         ),
-        (["--truth={0}", "--result={1}", "--radii=3"], 2, "--radii: only with a table as --truth"),
+        (["--truth={0}", "--result={1}", "--radii=3"], 2, "--radii: only with a table of points as --truth"),
         (["--workdir={0}", "--matches=m"], 2, "--matches: only with --truth"),
         (
             ["--truth={0}", "--result={1}", "--again", "--jobs=2"],
