@@ -16,7 +16,7 @@ from launch import embedders
 
 
 def restore(workdir: Path) -> Linker:
-    """Restores the best checkpoint of a run, and its embedder.
+    """Restores the best checkpoint of a run, and its embedder, and says which step that is.
 
     Args:
       workdir: of the run.
@@ -41,7 +41,8 @@ def restore(workdir: Path) -> Linker:
         )
     embedders.attach(task, workdir)
     model = FunctionalModel(task.model)
-    _, variables = checkpoint.restore_variables(workdir, "best", model)
+    step, variables = checkpoint.restore_variables(workdir, "best", model)
+    print(checkpoint.described(workdir, step, config))
     apply = task.scorer(model, variables)
     trained = checkpoint.load_facts(workdir)
     if trained is None:

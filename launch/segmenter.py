@@ -70,7 +70,7 @@ _READ_BY = ("representation", "proposals", "regions", "detection", "inference")
 
 
 def restore(workdir: Path, which: str, space: int) -> Segmenter:
-    """Restores a run on all devices of this process.
+    """Restores a run on all devices of this process, and says which step of it.
 
     Args:
       workdir: of the run.
@@ -106,6 +106,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
         )
     model = FunctionalModel(task.model)
     step, variables = checkpoint.restore_variables(workdir, which, model)
+    print(checkpoint.described(workdir, step, config))
     grid = jax.sharding.Mesh(np.array(devices).reshape(-1, space), (mesh.DATA, mesh.SPACE))
     clips, whole_size = None, ()
     if isinstance(task, tasks.ClipSegmentationTask):
@@ -125,7 +126,7 @@ def restore(workdir: Path, which: str, space: int) -> Segmenter:
 
 
 def restore_for_images(workdir: Path, which: str) -> ImageSegmenter:
-    """Restores a run that segments single images, on the first device of this process.
+    """Restores a run that segments single images, on the first device of this process, and says which step of it.
 
     Args:
       workdir: of the run.
@@ -144,6 +145,7 @@ def restore_for_images(workdir: Path, which: str) -> ImageSegmenter:
         )
     model = FunctionalModel(task.model)
     step, variables = checkpoint.restore_variables(workdir, which, model)
+    print(checkpoint.described(workdir, step, config))
     parts = {name: config[name].to_dict() for name in _READ_BY if name in config}
     identity = {"step": step, "weights": digest(variables), **parts}
     return ImageSegmenter(task, model, variables, step, identity)

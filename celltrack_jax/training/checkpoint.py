@@ -189,6 +189,19 @@ def checkpoint_steps(workdir: Path) -> list[int]:
         )
 
 
+def described(workdir: Path, step: int, config: Config) -> str:
+    """Returns one line on a checkpoint of a run: its step of how many, and where the run is if that is not the end."""
+    steps = config.train.steps
+    line = f"{workdir}: step {step} of {steps}"
+    # A folder without a history has weights alone, and no run to go on with.
+    newest = max(checkpoint_steps(workdir), default=0)
+    if newest < steps and progress.read_history(workdir):
+        line += (
+            f"; the run is not finished, it has come to step {newest}: launch.train's command goes on with it"
+        )
+    return line
+
+
 def save_config(workdir: Path, config: Config) -> None:
     """Writes `config.json` of a new run.
 

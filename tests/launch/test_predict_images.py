@@ -117,6 +117,7 @@ def test_each_image_gets_a_label_map_and_all_of_them_a_table_and_a_submission(
     assert predict(run, tmp_path, submission=str(submission)) == 0
     said = capsys.readouterr()
     assert "left out: notes.txt" in said.out
+    assert f"{run}: step 0 of {cellpose.get_config('tiny').train.steps}\n" in said.out
     assert (
         "diameter of cells: 15.0 pixels, the median of the images it was trained on (step 0 has no"
         in said.out

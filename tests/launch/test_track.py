@@ -214,7 +214,9 @@ def test_a_network_links_whatever_there_is_to_a_valid_result(linker, tmp_path, m
     output = tmp_path / "01_RES"
     status, out, err = call(f"--masks={tmp_path / 'masks'}", f"--output={output}", f"--linker={linker}")
     assert (status, err) == (0, "")
-    assert out.startswith(f"{output}: {len(masks)} frames, ")
+    opened, summary = out.splitlines()
+    assert opened.startswith(f"{linker}: step 0 of ")
+    assert summary.startswith(f"{output}: {len(masks)} frames, ")
     assert validate_result(output, masks, (20, 30)) == []
 
 

@@ -136,6 +136,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         assert np.isfinite(leaf).all()
 
 
+def test_a_checkpoint_is_described_with_the_end_of_its_run(tmp_path):
+    config = toy_config(steps=9)
+    with pytest.raises(InputError):
+        loop.train(ToyTask(config, poison=7 * 8 + 1), config, tmp_path)
+    assert checkpoint.described(tmp_path, 3, config) == (
+        f"{tmp_path}: step 3 of 9; the run is not finished, it has come to step 6: launch.train's command goes on with it"
+    )
+    loop.train(ToyTask(config), config, tmp_path)
+    assert checkpoint.described(tmp_path, 3, config) == f"{tmp_path}: step 3 of 9"
+    assert checkpoint.described(tmp_path, 9, config) == f"{tmp_path}: step 9 of 9"
+    # Weights alone, as a copied embedder's, are of no run.
+    (tmp_path / "metrics.jsonl").unlink()
+    assert checkpoint.described(tmp_path, 3, toy_config(steps=12)) == f"{tmp_path}: step 3 of 12"
+
+
 def test_of_equally_good_checkpoints_the_last_one_is_the_best():
     assert checkpoint._best([3, 6, 9, 12], {3: 0.9, 6: 1.0, 9: 1.0, 15: 2.0}) == 9
     assert checkpoint._best([3, 6], {}) is None
