@@ -4,6 +4,7 @@ Shapes: Z Y X space.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -100,9 +101,7 @@ class Places:
         self.foreground_probability, self.seed = foreground_probability, seed
         self.order = functools.lru_cache(maxsize=4)(self._order)
         if not len(self.frames):
-            raise InputError(
-                "there is no frame to draw crops from: check the store's annotation and the split"
-            )
+            raise InputError(f"there is no frame to draw crops from: {_why(sequences)}")
         for sequence in sequences:
             if shape[0] > 1 and sequence.shape[2] == 1:
                 raise InputError(f"{sequence.name} is a 2D movie, but 3D crops are asked: use a 2D config")
@@ -186,6 +185,27 @@ class WholeFrames(Places):
         """Returns nothing but zeros."""
         del request
         return [(0, 0)] * 3
+
+
+def _why(sequences: Sequence[StoredSequence]) -> str:
+    """Says what the sequences lack, none of whose frames is to be used, and what to do."""
+    kinds = Counter(
+        kind if kind != "none" or silver == "none" else "silver"
+        for sequence in sequences
+        for kind, silver in zip(sequence.annotation, sequence.annotation_silver, strict=True)
+    )
+    names = [sequence.name for sequence in sequences]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if set(kinds) <= {"none"}:
+        return (
+            f"none of the {kinds.total()} frames of {shown} is annotated; put outlines or markers beside the images, as "
+            f"the CTC does into {names[0]}_GT/SEG and {names[0]}_GT/TRA, and prepare another store"
+        )
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return (
+        f"of the frames of {shown}, by annotation {told}, none is left that this config learns from; check which kind it "
+        "asks for, and how many frames evaluation.holdout or .folds keep back"
+    )
 
 
 class ScaledPlaces(Places):

@@ -410,8 +410,18 @@ def test_keep_largest_is_a_sort_by_size(seed, room):
 
 
 def test_no_frames_and_uneven_batches_are_refused(movies):
-    with pytest.raises(InputError, match="no frame to draw crops from"):
+    with pytest.raises(
+        InputError,
+        match=r"no frame to draw crops from: of the frames of 01, 02, by annotation .*\d full.*, none is left",
+    ):
         crops(movies, frames=[[], []])
+    bare = [one._replace(annotation=["none"] * len(one.frames)) for one in movies]
+    bare = [one._replace(annotation_silver=one.annotation) for one in bare]
+    count = sum(len(one.frames) for one in bare)
+    with pytest.raises(
+        InputError, match=rf"crops from: none of the {count} frames of 01, 02 is annotated.*01_GT/SEG"
+    ):
+        crops(bare, frames=[[], []])
     with pytest.raises(InputError, match="does not divide among 3 processes"):
         crops(movies, process=(0, 3))
 

@@ -302,6 +302,36 @@ def test_a_sequence_that_is_not_there_is_named(dataset, tmp_path):
         run(empty, tmp_path / "store")
 
 
+def test_frames_that_lie_elsewhere_are_found_and_the_cure_is_said(dataset, tmp_path):
+    with pytest.raises(InputError) as caught:
+        run(dataset / "01", tmp_path / "store")
+    assert str(caught.value) == (
+        f"{dataset / '01'} holds no images in the layout 'ctc': t000.tif lies in it directly: give the folder above it, "
+        f"--source={dataset} --sequences=01"
+    )
+    # What is said is what helps.
+    assert run(dataset, tmp_path / "store", names=["01"]) == 1
+    movie = tmp_path / "other" / "movie"
+    shutil.copytree(dataset / "01", movie)
+    with pytest.raises(
+        InputError, match=r"t000\.tif lies in it directly: move the frames to a folder .*/movie/01,"
+    ):
+        run(movie, tmp_path / "store")
+    with pytest.raises(InputError, match=r"movie/t000\.tif is a frame, .* rename .*/other/movie to 01,"):
+        run(movie.parent, tmp_path / "store")
+
+
+def test_a_sequence_without_annotation_is_prepared_with_a_note(dataset, tmp_path):
+    shutil.rmtree(dataset / "01_GT")
+    done = launch(f"--source={dataset}", f"--store={tmp_path / 'store'}")
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "note: sequence 01 has no annotation, no mask in 01_GT/SEG, 01_GT/TRA or 01_ST/SEG of"
+    )
+    assert done.stderr.count("\n") == 1
+    assert set(store.open_store(tmp_path / "store")[0].annotation) == {"none"}
+
+
 def test_sequences_can_be_added_one_by_one(dataset, tmp_path):
     run(dataset, tmp_path / "parts", names=["02"])
     assert [sequence.name for sequence in store.open_store(tmp_path / "parts")] == ["02"]

@@ -43,7 +43,10 @@ def open_sources(
     known, open_one = LAYOUTS[layout](dataset, allow_gaps)
     if not known:
         fitting = [other for other in LAYOUTS if other != layout and _holds(dataset, other)]
-        cure = f"give --format={fitting[0]}" if fitting else "check --source and --format"
+        cure = f"give --format={fitting[0]}" if fitting else ""
+        if not cure and layout == "ctc":
+            cure = ctc.cure(dataset)
+        cure = cure or "check --source and --format"
         raise InputError(f"{dataset} holds no images in the layout {layout!r}: {cure}")
     for name in names or ():
         if name not in known:

@@ -1,5 +1,6 @@
 """Cell Tracking Challenge: 01/t000.tif, 01_GT/TRA, 01_GT/SEG (whole frames or planes), 01_ST/SEG."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +23,31 @@ def find(dataset: Path, allow_gaps: bool) -> tuple[list[str], Callable[[str], So
     """
     names = ctc.find_sequences(dataset) or ctc.find_sequences(dataset, need_images=False)
     return names, lambda name: _open(dataset, name, allow_gaps)
+
+
+def cure(dataset: Path) -> str:
+    """Returns what to do about a folder without sequences in which frames lie elsewhere; "" where none are seen."""
+    if frame := _first_frame(dataset):
+        if re.fullmatch(r"\d\d+", dataset.name):
+            return (
+                f"{frame.name} lies in it directly: give the folder above it, --source={dataset.parent} "
+                f"--sequences={dataset.name}"
+            )
+        return (
+            f"{frame.name} lies in it directly: move the frames to a folder {dataset / '01'}, of two digits, and what is "
+            f"annotated to {dataset / '01_GT'}"
+        )
+    for folder in sorted(path for path in dataset.iterdir() if path.is_dir()):
+        if frame := _first_frame(folder):
+            return (
+                f"{folder.name}/{frame.name} is a frame, but folders of frames are named by two digits: rename {folder} "
+                "to 01, and its annotation to 01_GT"
+            )
+    return ""
+
+
+def _first_frame(folder: Path) -> Path | None:
+    return next(iter(ctc.scan(folder, "t")[0].values()), None)
 
 
 def _open(dataset: Path, name: str, allow_gaps: bool) -> Source:
@@ -53,15 +79,23 @@ def _open(dataset: Path, name: str, allow_gaps: bool) -> Source:
         frame: (sequence.images[frame], *masks) if sequence.images else masks
         for frame, masks in masks_of.items()
     }
+    kinds = tuple(kind for kind in KINDS if tables[kind].keys() & files.keys())
+    notes = ()
+    if not kinds:
+        notes = (
+            f"sequence {name} has no annotation, no mask in {name}_GT/SEG, {name}_GT/TRA or {name}_ST/SEG of {dataset}: "
+            "only what learns from images alone can be trained on it",
+        )
     return Source(
         name=name,
         files=files,
         tracks_file=tracks.path if tracks is not None else None,
         lineage=sequence.tracks,
-        kinds=tuple(kind for kind in KINDS if tables[kind].keys() & files.keys()),
+        kinds=kinds,
         complete=False,
         read=read,
         has_images=bool(sequence.images),
+        notes=notes,
     )
 
 
