@@ -1,6 +1,7 @@
 """Scores a Cell Tracking Challenge result, a submission, or the checkpoints of a run on its held-out frames.
 
     python -m launch.evaluate --truth=01_GT --result=01_RES --json=scores.json
+    python -m launch.evaluate --truth=01_GT --result=01_RES --frames=55:65
     python -m launch.evaluate --truth=Burst7/gt/gt.txt --result=01_RES --matches=matches
     python -m launch.evaluate --truth=zygote1/centres.csv --result=01_RES --spacing=0.3,0.13,0.13
     python -m launch.evaluate --truth=sartorius/train.csv --result=submission.csv
@@ -69,6 +70,9 @@ SEG_SLICES = flags.DEFINE_enum(
     "3D truth that annotates single planes, man_seg_TTT_ZZZ.tif: take the annotated planes of a frame as one "
     "volume, where an object counts once (object), or each as an image of its own (slice)",
 )
+FRAMES = flags.DEFINE_string(
+    "frames", "", "with a folder as --truth: frame numbers first:end to score, without the end; empty: all"
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a launch.train run whose checkpoints are scored")
 CHECKPOINTS = flags.DEFINE_string("checkpoints", "best", "with --workdir: all, best, latest or a step")
 CURVE = flags.DEFINE_string("curve", None, "with --workdir: HTML file of precision and recall by IoU")
@@ -95,18 +99,17 @@ def main(_: Sequence[str]) -> int:
         raise flags.ValidationError("--truth and --result go together")
     truth, result = str(TRUTH.value), str(RESULT.value)
     if Path(truth).is_file():
-        _refuse((SEG_SLICES,), "a folder as --truth")
+        _refuse((SEG_SLICES, FRAMES), "a folder as --truth")
         return score_table(Path(truth), Path(result))
     _refuse((RADII, RADIUS, MATCHES, SPACING), "a table of points as --truth")
-    return report(
-        score_result(Path(truth), Path(result), str(SEG_SLICES.value)), Path(truth), Path(result), MEASURES
-    )
+    scores = score_result(Path(truth), Path(result), str(SEG_SLICES.value), str(FRAMES.value))
+    return report(scores, Path(truth), Path(result), MEASURES)
 
 
 def _refuse_unheard() -> None:
     """Refuses flags of the other thing to score, which would be ignored."""
     if WORKDIR.value:
-        _refuse((RADII, RADIUS, MATCHES, SPACING, SEG_SLICES), "--truth")
+        _refuse((RADII, RADIUS, MATCHES, SPACING, SEG_SLICES, FRAMES), "--truth")
     else:
         _refuse((CHECKPOINTS, AGAIN, JOBS), "--workdir")
         if overrides.words():

@@ -26,6 +26,7 @@ from celltrack_jax.io.ctc_rules import (
     check_track_file,
     check_uniform,
     common_shape,
+    within,
 )
 from celltrack_jax.io.threads import mapped
 from celltrack_jax.lineage import Lineage
@@ -52,6 +53,8 @@ class _Folders(NamedTuple):
     markers: dict[int, Path]
     segmentation: Segmentation
     seg_slices: str
+    window: tuple[int, int] | None
+    """First and last frame that are scored, None for all."""
 
 
 class _Frame(NamedTuple):
@@ -65,7 +68,7 @@ class _Frame(NamedTuple):
     problems: list[Problem]
 
 
-def score_result(truth: Path, result: Path, seg_slices: str = "object") -> Scores:
+def score_result(truth: Path, result: Path, seg_slices: str = "object", wanted: str = "") -> Scores:
     """Validates and scores a result folder.
 
     Frames that the truth's track file tells of but its TRA folder lacks make links undefined: then only DET
@@ -77,9 +80,11 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object") -> Score
       seg_slices: where planes of a 3D frame are annotated (man_seg_TTT_ZZZ.tif): "object" takes all annotated
         planes of a frame as one volume, so that an object counts once; "slice" takes each plane as an image
         of its own, so that an object counts once per plane.
+      wanted: frames "first:end", without the end, that are scored; empty for all. Masks of others are not looked at, and
+        tracks of both sides are cut (`ctc_subset.cut`).
 
     Raises:
-      InputError: a folder is missing, or holds no truth.
+      InputError: a folder is missing, or holds no truth, or none of the frames that are wanted.
     """
     truth, result = Path(truth), Path(result)
     if not truth.is_dir():
@@ -90,7 +95,11 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object") -> Score
     if not markers and not segmentation:
         raise InputError(f"{truth} has neither TRA/man_track*.tif nor SEG/man_seg*.tif: give a _GT folder")
     masks, also = scan(result, "mask")
-    folders = _Folders(truth, result, masks, markers, segmentation, seg_slices)
+    window = _window(truth, sorted(markers.keys() | segmentation.keys()), wanted)
+    markers, duplicates = _inside(window, markers, duplicates)
+    segmentation, twice = _inside(window, segmentation, twice)
+    masks, also = _inside(window, masks, also)
+    folders = _Folders(truth, result, masks, markers, segmentation, seg_slices, window)
     frames = list(mapped(lambda frame: _read_frame(folders, frame), _all_frames(folders)))
 
     firsts = {frame: entries[0][1] for frame, entries in segmentation.items()}
@@ -106,6 +115,7 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object") -> Score
         required,
         _required_shape(frames),
         more_frames=bool(gaps) or not markers,
+        window=window,
     )
     notes = [
         f"{gap}; links cannot be scored, DET and SEG are those of the frames there are" for gap in gaps[:1]
@@ -117,10 +127,32 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object") -> Score
     measures = ctc_measures(
         [pair for frame in frames for pair in frame.tra] if markers else None,
         lineage,
-        check_track_file(track_file)[0].lineage if linked else None,
+        within(check_track_file(track_file)[0], window).lineage if linked else None,
         [pair for frame in frames for pair in frame.seg] if segmentation else None,
     )
     return Scores(measures, [], notes)
+
+
+def _window(truth: Path, frames: list[int], wanted: str) -> tuple[int, int] | None:
+    """Returns the first and the last of the truth's frames that are wanted, None where all are."""
+    if not wanted:
+        return None
+    from celltrack_jax.inference.movies import chosen_frames  # it loads tensorstore
+
+    chosen = chosen_frames(frames, wanted, True, truth)
+    return chosen[0], chosen[-1]
+
+
+def _inside(
+    window: tuple[int, int] | None, files: dict[int, Any], duplicates: list[tuple[int, Path]]
+) -> tuple[dict[int, Any], list[tuple[int, Path]]]:
+    """Keeps the files of frames in the window; args as `ctc.scan` returns them."""
+    if window is None:
+        return files, duplicates
+    frames = range(window[0], window[1] + 1)
+    return {frame: file for frame, file in files.items() if frame in frames}, [
+        each for each in duplicates if each[0] in frames
+    ]
 
 
 def _all_frames(folders: _Folders) -> list[int]:
@@ -173,6 +205,7 @@ def _check_truth(
         return None, problems, []
     tra = folders.truth / "TRA"
     tracks, found = check_track_file(tra / "man_track.txt")
+    tracks = within(tracks, folders.window)
     problems += found + check_uniform(markers) + check_labels(markers, tracks)
     gaps = check_frames(tra, "man_track", folders.markers) + check_span(tracks, folders.markers)
     return tracks.lineage, problems, gaps

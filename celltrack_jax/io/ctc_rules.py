@@ -16,10 +16,8 @@ import numpy as np
 
 from celltrack_jax.errors import InputError
 from celltrack_jax.io.ctc import MAX_LABEL, parse_tracks
+from celltrack_jax.io.ctc_subset import cut
 from celltrack_jax.lineage import Lineage
-
-LONGEST_LISTED_GAP = 1000
-"""A longer run of missing frames, as one file with a wrong number makes it, is one problem."""
 
 
 class Problem(NamedTuple):
@@ -66,6 +64,7 @@ def check_result(
     required: set[int] | None,
     shape: tuple[int, ...] | None,
     more_frames: bool = False,
+    window: tuple[int, int] | None = None,
 ) -> list[Problem]:
     """Checks a result of which the masks have been read.
 
@@ -76,15 +75,24 @@ def check_result(
       required: the truth's frames, or None.
       shape: the truth's shape, or None.
       more_frames: allow frames beyond the required ones.
+      window: first and last frame that tracks are cut to, None for all.
     """
     problems = check_frames(folder, "mask", files, required, more_frames)
     problems += check_uniform(masks, shape) + check_largest_label(masks)
     if (folder / "res_track.txt").is_file():
         tracks, found = check_track_file(folder / "res_track.txt")
+        tracks = within(tracks, window)
         problems += (
             found + check_span(tracks, files.keys() | (required or set())) + check_labels(masks, tracks)
         )
     return problems
+
+
+def within(tracks: Tracks, window: tuple[int, int] | None) -> Tracks:
+    """Cuts tracks to the frames from the first to the last of the window; None for all."""
+    if window is None or tracks.lineage is None:
+        return tracks
+    return tracks._replace(lineage=cut(tracks.lineage, *window))
 
 
 def check_duplicates(files: dict[int, Path], duplicates: list[tuple[int, Path]]) -> list[Problem]:
@@ -102,7 +110,7 @@ def check_frames(
     required: set[int] | None = None,
     more_frames: bool = False,
 ) -> list[Problem]:
-    """Lists missing and superfluous frames.
+    """Lists missing frames, a run of them as one problem, and superfluous ones.
 
     Args:
       folder: where the files are.
@@ -116,14 +124,13 @@ def check_frames(
     first_file = next(iter(files.values()), Path(f"{stem}000.tif"))
     digits = len(first_file.stem.removeprefix(stem))
     problems = []
+    scored = ", or score those that there are by --frames=first:end" if stem == "mask" else ""
     for first, last in _missing_runs(files, required):
-        listed = range(first, last + 1) if last - first < LONGEST_LISTED_GAP else [first]
-        upto = "" if len(listed) > 1 or first == last else f", and all to frame {last}"
-        for frame in listed:
-            path = folder / f"{stem}{frame:0{digits}d}{first_file.suffix}"
-            problems.append(
-                Problem(str(path), frame, None, f"the file is missing{upto}: every frame needs one")
-            )
+        path = folder / f"{stem}{first:0{digits}d}{first_file.suffix}"
+        what = (
+            "the file is missing" if first == last else f"the files of frames {first} to {last} are missing"
+        )
+        problems.append(Problem(str(path), first, None, f"{what}: every frame needs one{scored}"))
     if required is not None and not more_frames:
         text = f"the truth has no such frame (it has {min(required)} to {max(required)}): remove the file"
         problems += [

@@ -65,11 +65,18 @@ def test_a_track_file_that_contradicts_itself_is_refused(rows, words, allow_gaps
     ("missing", "words"),
     [
         (["01/t001.tif"], ("01/t001.tif, frame 1: the file is missing",)),
-        (["01/t001.tif", "01/t002.tif"], ("t001.tif", "(and 1 more)")),
+        (["01/t001.tif", "01/t002.tif"], ("t001.tif, frame 1: the files of frames 1 to 2 are missing",)),
         (["01/t003.tif"], ("01/t003.tif, frame 3: the file is missing",)),
         (["01_GT/TRA/man_track000.tif"], ("TRA/man_track000.tif, frame 0: the file is missing",)),
         (["01_GT/TRA/man_track003.tif"], ("TRA/man_track003.tif, frame 3: the file is missing",)),
-        ([f"01_GT/TRA/man_track{t:03d}.tif" for t in range(4)], ("man_track000.tif", "(and 3 more)")),
+        (
+            [f"01_GT/TRA/man_track{t:03d}.tif" for t in range(4)],
+            ("man_track000.tif, frame 0: the files of frames 0 to 3 are",),
+        ),
+        (
+            ["01_GT/TRA/man_track000.tif", "01_GT/TRA/man_track002.tif"],
+            ("man_track000.tif, frame 0: the file is missing", "(and 1 more)"),
+        ),
         (
             ["01/t003.tif", "01_GT/TRA/man_track003.tif", "01_GT/SEG/man_seg003.tif"],
             ("man_track.txt, frame 3, label 1: the track lives in frames 0 to 3", "of frames 0 to 2"),

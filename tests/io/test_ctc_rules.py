@@ -280,13 +280,16 @@ def test_a_mask_of_bits_has_label_one(tmp_path):
 
 def test_a_gap_is_found_without_knowing_the_truth(tmp_path):
     write_masks(tmp_path, "mask", {frame: np.zeros((4, 4), np.uint16) for frame in (2, 3, 5, 9)})
-    assert [problem.frame for problem in validate_result(tmp_path)] == [4, 6, 7, 8]
+    assert [(problem.frame, problem.text.split(":")[0]) for problem in validate_result(tmp_path)] == [
+        (4, "the file is missing"),
+        (6, "the files of frames 6 to 8 are missing"),
+    ]
 
 
 def test_one_wrong_number_is_not_a_million_problems(tmp_path):
     write_masks(tmp_path, "mask", {frame: np.zeros((4, 4), np.uint16) for frame in (0, 1, 10**6)})
     (problem,) = validate_result(tmp_path)
-    assert (problem.frame, "to frame 999999" in problem.text) == (2, True)
+    assert (problem.frame, "frames 2 to 999999 are" in problem.text) == (2, True)
 
 
 def test_tracks_outside_the_masks(tmp_path):
@@ -319,7 +322,9 @@ def test_an_empty_folder_and_no_folder(tmp_path):
     assert [str(problem) for problem in validate_result(tmp_path)] == [
         f"{tmp_path}: there is no mask*.tif: check the folder"
     ]
-    assert places(validate_result(tmp_path, range(2))) == {("mask000.tif", 0, None), ("mask001.tif", 1, None)}
+    (problem,) = validate_result(tmp_path, range(2))
+    assert places([problem]) == {("mask000.tif", 0, None)}
+    assert "the files of frames 0 to 1 are missing" in problem.text
     assert places(validate_truth(tmp_path)) == {(tmp_path.name, None, None)}
     for validate in (validate_truth, validate_result):
         with pytest.raises(InputError, match="nowhere"):

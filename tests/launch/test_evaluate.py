@@ -228,6 +228,58 @@ def test_a_result_that_breaks_the_rules_is_not_scored(folders, case):
         assert any(text in problem for problem in row["problems"]), row["problems"]
 
 
+def test_missing_masks_are_one_line_and_the_frames_there_are_can_be_scored(folders):
+    for frame in (2, 3):
+        (folders[1] / f"mask{frame:03d}.tif").unlink()
+    write_rows(folders[1] / "res_track.txt", [[1, 0, 1, 0], [9, 0, 1, 0]])
+    status, _, err, row = evaluate(*folders)
+    assert (status, row and row["valid"]) == (1, False)
+    assert [line for line in err.splitlines() if line.startswith("problem: ")] == [
+        f"problem: {folders[1]}/mask002.tif, frame 2: the files of frames 2 to 3 are missing: every frame needs one, or "
+        "score those that there are by --frames=first:end"
+    ]
+    status, _, err, row = evaluate(*folders, "--frames=:2")
+    assert (status, err) == (0, "")
+    assert row is not None
+    assert (row["TRA"], row["SEG"], row["LNK"], row["AOGM"]) == (1, 1, 1, 0)
+    status, _, err, _ = evaluate(*folders, "--frames=7:9")
+    assert (status, err) == (1, f"error: {folders[0]} has no frames in '7:9': it has 0-3\n")
+
+
+@settings(deadline=None, max_examples=15)
+@given(movies(min_frames=4), st.integers(0, 2**32 - 1), st.integers(0, 2), st.integers(1, 2))
+def test_a_window_is_scored_as_folders_of_these_frames_alone(tmp_path_factory, movie, seed, first, length):
+    """The oracle: the same frames written as folders, with the tracks cut line by line."""
+    folder = tmp_path_factory.mktemp("window")
+    start = min(movie.masks) + first
+    window = range(start, min(start + length + 1, max(movie.masks) + 1))
+    keep = np.random.default_rng(seed)
+    found = {t: mask * (keep.random(mask.shape) < 0.8) for t, mask in movie.masks.items()}
+    # Each label keeps one pixel, so that the tracks stay those of the truth.
+    for t, mask in movie.masks.items():
+        for label in np.unique(mask[mask > 0]):
+            found[t].flat[np.flatnonzero(mask == label)[0]] = label
+    rows = []
+    for label, begin, end, parent in movie.rows:
+        if begin > window[-1] or end < window[0]:
+            continue
+        mothers = [row for row in movie.rows if row[0] == parent and row[2] >= window[0]]
+        rows.append(
+            [
+                label,
+                max(begin, window[0]),
+                min(end, window[-1]),
+                parent if begin >= window[0] and mothers else 0,
+            ]
+        )
+    whole = write_truth(folder / "01_GT", movie), write_result(folder / "01_RES", Movie(found, movie.rows))
+    part = (
+        write_truth(folder / "02_GT", Movie({t: movie.masks[t] for t in window}, rows)),
+        write_result(folder / "02_RES", Movie({t: found[t] for t in window}, rows)),
+    )
+    assert scores(*whole, wanted=f"{window[0]}:{window[-1] + 1}") == scores(*part)
+
+
 def test_a_broken_truth_is_not_scored_against(folders):
     write_rows(folders[0] / "TRA" / "man_track.txt", cells().rows[:3])
     status, _, err, row = evaluate(*folders)
@@ -263,6 +315,8 @@ def test_a_truth_with_gaps_is_scored_for_seg_and_det_with_a_note(folders):
             2,
             "--again and --jobs: only with --workdir",
         ),
+        (["--truth={0}", "--result={1}", "--frames=3"], 1, "--frames=3 is no range: write first:end"),
+        (["--workdir={0}", "--frames=3:5"], 2, "--frames: only with --truth"),
         (["--workdir={0}", "--radius=3"], 2, "--radius: only with --truth"),
         (["--workdir={0}", "--jobs=2"], 2, "--jobs: only with --checkpoints=all"),
         (["--workdir={0}", "--curve=c.html", "--json=c.json"], 2, "--curve scores nothing: leave --json out"),
