@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from launch import benches, cli, json_file
+from launch.benches import timing
 
 flags.adopt_module_key_flags(json_file)
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2 or argv[1] not in names:
         said = f"{' '.join(argv[1:])!r} is no benchmark" if argv[1:] else "a benchmark is needed"
         raise flags.ValidationError(f"{said}: give one of {', '.join(names)}")
+    timing.say(f"{argv[1]}: loading it, making its input")
     found = importlib.import_module(f"launch.benches.{argv[1]}").run(AGAINST.value)
     rows = [found] if isinstance(found, dict) else list(found)
     print_rows(rows)

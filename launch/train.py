@@ -58,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not _WORKDIR.value:
         raise flags.ValidationError("--workdir=<folder> is needed (or --describe)")
+    if jax.process_index() == 0:
+        print("opening the data, tracing the network", flush=True)
     embedders.attach(task, Path(_WORKDIR.value))
     done = loop.train(
         task, config, Path(_WORKDIR.value), profile=_profiled_steps(), initial=_initial(config.train.initial)

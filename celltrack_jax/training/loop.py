@@ -82,11 +82,10 @@ def train(
         abstract = abstract_state(model, optimizer, mesh, config.mesh.parameters)
         state = checkpoints.restore_latest(abstract)
         saved = None if state is None else int(state.step)
-        if state is None:
-            state = _born(model, optimizer, abstract, config.seed)
-
         log = RunLog(workdir, config.train.steps, saved or 0)
         stack.callback(log.close)
+        if state is None:
+            state = _born(model, optimizer, abstract, config.seed, mesh, log.say)
         if saved is None and initial is not None:
             state = warm_start(state, initial(), config.train.initial, config.train.initial_rules, log.say)
         preemption = stack.enter_context(Preemption())
@@ -118,11 +117,21 @@ def train(
 
 
 def _born(
-    model: FunctionalModel, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+    model: FunctionalModel,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    say: Callable[[str], None],
 ) -> TrainState:
     """The state before the first step, sharded from its birth on."""
+    say("making the first weights")
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    birth = jax.jit(lambda key: init_state(model, optimizer, key), out_shardings=shardings)
+    # It runs once: fully optimised, that of a small Cellpose took 25 s of a core to compile, so 8 s, with equal weights.
+    options = {"xla_backend_optimization_level": 1} if mesh.devices.flat[0].platform == "cpu" else None
+    birth = jax.jit(
+        lambda key: init_state(model, optimizer, key), out_shardings=shardings, compiler_options=options
+    )
     return birth(jax.random.key(seed))
 
 

@@ -62,14 +62,22 @@ def interleaved(
       warmup: untimed runs of each beforehand (compilation, the files' first read).
     """
     for _ in range(warmup):
+        say("ours, to warm up")
         ours()
+        say("the peer's, to warm up")
         peer()
+    say(f"ours and the peer's in turns, {repeats} times")
     ours_s, peer_s = [], []
     for repeat in range(repeats):
         first, second = ((ours, ours_s), (peer, peer_s))[:: 1 if repeat % 2 == 0 else -1]
         for function, times in (first, second):
             times.append(elapsed_s(function))
     return Timing(tuple(ours_s), tuple(peer_s))
+
+
+def say(what: str) -> None:
+    """Says what runs now, before the table."""
+    print(f"running {what}", flush=True)
 
 
 def elapsed_s(function: Callable[[], object]) -> float:
@@ -82,7 +90,9 @@ def elapsed_s(function: Callable[[], object]) -> float:
 def alone(ours: Callable[[], object], repeats: int, *, warmup: int = 1) -> tuple[float, ...]:
     """Times ours without a peer: (R,) seconds."""
     for _ in range(warmup):
+        say("ours, to warm up")
         ours()
+    say(f"ours, {repeats} times")
     return tuple(elapsed_s(ours) for _ in range(repeats))
 
 

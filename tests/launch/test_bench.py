@@ -42,12 +42,17 @@ def test_every_benchmark_says_what_it_measures_and_runs():
         assert callable(module.run)
 
 
-def test_turns_alternate_and_ratios_are_taken_per_turn(monkeypatch):
+def test_turns_alternate_and_ratios_are_taken_per_turn(monkeypatch, capsys):
     calls, clock = [], iter([0, 1, 1, 3, 3, 7, 7, 10])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     times = timing.interleaved(lambda: calls.append("ours"), lambda: calls.append("peer"), 2, warmup=1)
     assert calls == ["ours", "peer", "ours", "peer", "peer", "ours"]
     assert times == timing.Timing(ours_s=(1, 3), peer_s=(2, 4))
+    assert capsys.readouterr().out.splitlines() == [
+        "running ours, to warm up",
+        "running the peer's, to warm up",
+        "running ours and the peer's in turns, 2 times",
+    ]
     row = times.row("x")
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (0.625, 0.5, 0.75)
     assert (row["ours_s"], row["peer_s"], row["repeats"]) == (2, 3, 2)

@@ -136,6 +136,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         assert np.isfinite(leaf).all()
 
 
+def test_the_log_says_what_takes_long_before_it_begins(tmp_path, capsys):
+    config = toy_config(steps=1)
+    for first in (
+        ["making the first weights", "compiling the step"],
+        ["resumed at step 1 of 1", "compiling the step"],
+    ):
+        loop.train(ToyTask(config), config, tmp_path)
+        assert capsys.readouterr().out.splitlines()[:2] == first
+
+
 def test_a_checkpoint_is_described_with_the_end_of_its_run(tmp_path):
     config = toy_config(steps=9)
     with pytest.raises(InputError):
