@@ -13,10 +13,9 @@
 | dsb | the same network, on two CPU cores | Data Science Bowl 2018, fluorescence; the last 50 images are held out |
 | tiny | what the tests train | |
 
-Measured: `dsb`, 2,000 steps (1,000 to the end of their schedule, then 1,000 more; 3.4 s each of one core, 1.5 to 2.2 s
-since a gradient was mended; one schedule of 2,000, as it has now, was not run), on the 50 images: AP at IoU .5 .865, .75
-.740, .9 .463, mAP .680 with diameters of the size model (6.4 % off); .861 and .678 with the true ones. After the first
-1,000, with flow_threshold .4: .806 and .629, and .733 and .531 with the others' median.
+Measured: `dsb`, 64 minutes of one core and 7 for each evaluation, on the 50 images: AP at IoU .5 .862, .75 .740, .9 .458,
+mAP .677 with diameters of the size model (6.7 % off). After 1,000 steps .858, .725,
+.444, .672. docs/results.md has what the flow threshold and other diameters do.
 
 Cells are brought to a diameter of 30 pixels, nuclei (`dsb`) to 17, by that of their image. What is published else and
 here is not: the second input channel, which is empty in grey images, and images with fewer than 5 cells, which were left
