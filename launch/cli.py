@@ -95,9 +95,10 @@ def reason(error: Exception, words: Sequence[str] = ()) -> str:
       words: of the command, of which the one that names an absent key is named.
     """
     said: Any = error
+    by_key = False
     # One may hold another, and a KeyError's own text is quoted.
     while isinstance(said, KeyError | AttributeError) and said.args:
-        said = said.args[0]
+        said, by_key = said.args[0], isinstance(said, KeyError)
     absent = _ABSENT_KEY.fullmatch(str(said))
     if absent:
         names = [word.lstrip("-").partition("=")[0] for word in words]
@@ -105,7 +106,12 @@ def reason(error: Exception, words: Sequence[str] = ()) -> str:
         meant = f", did you mean {absent[2]!r}?" if absent[2] else ""
         return f"{by}the config has no {absent[1]!r}{meant}"
     lines = str(said).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()
+    # A bare word says nothing.
+    return (
+        f"KeyError: {said!r}"
+        if by_key and isinstance(said, str) and said.isidentifier()
+        else lines[-1].strip()
+    )
 
 
 def _configs(words: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ What is kept serves again as long as checkpoint and settings are those it was ma
 """
 
 import json
+import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -178,7 +179,7 @@ def tune(
     told = {
         "step": step,
         "overrides": tuned.reading,
-        "flags": " ".join(overrides.words({**run.changes, **tuned.reading})),
+        "flags": shlex.join(overrides.words({**run.changes, **tuned.reading})),
         "before": tuned.before,
         "after": tuned.after,
         "halves": [{"images": half.images, "overrides": half.reading} for half in tuned.halves],

@@ -195,16 +195,19 @@ def _why(sequences: Sequence[StoredSequence]) -> str:
         for kind, silver in zip(sequence.annotation, sequence.annotation_silver, strict=True)
     )
     names = [sequence.name for sequence in sequences]
+    if not names:
+        return "the store has no sequences: prepare one that has"
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     if set(kinds) <= {"none"}:
         return (
-            f"none of the {kinds.total()} frames of {shown} is annotated; put outlines or markers beside the images, as "
-            f"the CTC does into {names[0]}_GT/SEG and {names[0]}_GT/TRA, and prepare another store"
+            f"none of the {kinds.total()} frames of {shown} is annotated; annotate images in the layout that "
+            f"launch.prepare read (the CTC's: outlines in {names[0]}_GT/SEG, markers in {names[0]}_GT/TRA), and prepare "
+            "another store"
         )
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return (
-        f"of the frames of {shown}, by annotation {told}, none is left that this config learns from; check which kind it "
-        "asks for, and how many frames evaluation.holdout or .folds keep back"
+        f"{shown} has frames annotated {told}, and this config learns from none of them: check which kind it asks for, "
+        "and how many frames evaluation.holdout or .folds keep back"
     )
 
 

@@ -57,6 +57,10 @@ class _Folders(NamedTuple):
     """First and last frame that are scored, None for all."""
 
 
+_NO_END = 1 << 30
+"""Behind the last frame of any movie."""
+
+
 class _Frame(NamedTuple):
     """What is kept of a frame."""
 
@@ -120,6 +124,8 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object", wanted: 
     notes = [
         f"{gap}; links cannot be scored, DET and SEG are those of the frames there are" for gap in gaps[:1]
     ]
+    if window is not None:
+        notes.append(f"frames {min(required)} to {max(required)} are scored")
     if problems:
         return Scores({}, problems, notes)
     track_file = result / "res_track.txt"
@@ -134,13 +140,15 @@ def score_result(truth: Path, result: Path, seg_slices: str = "object", wanted: 
 
 
 def _window(truth: Path, frames: list[int], wanted: str) -> tuple[int, int] | None:
-    """Returns the first and the last of the truth's frames that are wanted, None where all are."""
+    """Returns the first and the last frame that are wanted, None for all; some of the truth's have to be among them."""
     if not wanted:
         return None
     from celltrack_jax.inference.movies import chosen_frames  # it loads tensorstore
 
-    chosen = chosen_frames(frames, wanted, True, truth)
-    return chosen[0], chosen[-1]
+    chosen_frames(frames, wanted, True, truth)
+    first, _, end = wanted.partition(":")
+    # As wide as it was asked for: a frame at its ends that tracks tell of and no file shows is missed.
+    return int(first or 0), int(end or _NO_END) - 1
 
 
 def _inside(

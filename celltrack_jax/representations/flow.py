@@ -140,7 +140,8 @@ class Flow:
             most = self.max_cells
             while most < len(kept):
                 most *= 4
-            errors = _errors(flow, labels, most, logarithm=self.logarithm)
+            # Not of what is dropped anyway: heat takes long to spread over the largest.
+            errors = _errors(flow, np.where(kept[labels], labels, 0), most, logarithm=self.logarithm)
             kept &= np.asarray(errors)[: len(kept)] <= self.flow_threshold
         kept[0] = False
         labels = (np.cumsum(kept, dtype=np.int32) * kept)[labels]

@@ -196,9 +196,7 @@ def described(workdir: Path, step: int, config: Config) -> str:
     # A folder without a history has weights alone, and no run to go on with.
     newest = max(checkpoint_steps(workdir), default=0)
     if newest < steps and progress.read_history(workdir):
-        line += (
-            f"; the run is not finished, it has come to step {newest}: launch.train's command goes on with it"
-        )
+        line += f"; the run has come to step {newest}: if it was stopped, launch.train's command goes on"
     return line
 
 

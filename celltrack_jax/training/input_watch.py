@@ -35,8 +35,9 @@ class InputWatch:
         self._say, self._threads_set = say, threads_set
         self._since: float | None = None
         self._warned_s = _STALLED_S
-        self.seen: Counter[str] = Counter()
-        self._places: Counter[str] = Counter()
+        self.seen: Counter[tuple[str, str]] = Counter()
+        """Looks by what a thread did and where; under the lock, for one thread looks and another asks."""
+        self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._look, name="input watch", daemon=True).start()
 
@@ -51,19 +52,21 @@ class InputWatch:
 
     def cause(self) -> str:
         """Says what kept the input, from what was seen since the last call, and the cure."""
-        seen, places = self.seen, self._places
-        self.seen, self._places = Counter(), Counter()
-        total = sum(seen.values())
+        with self._lock:
+            seen, self.seen = self.seen, Counter()
+        total = seen.total()
         if not total:
             return "each wait was too short to see why; raise --config.data.prefetch"
-        ((where, _),) = places.most_common(1)
-        if seen[STORE] > total / 2:
+        at_store = sum(count for (kind, _), count in seen.items() if kind == STORE)
+        blamed, share = (STORE, at_store) if at_store > total / 2 else (WORK, total - at_store)
+        where = max((count, place) for (kind, place), count in seen.items() if kind == blamed)[1]
+        if blamed == STORE:
             return (
-                f"its threads wait for the store ({seen[STORE] / total:.0%} of looks, most in {where}): copy the store "
+                f"its threads wait for the store ({share / total:.0%} of looks, most in {where}): copy the store "
                 f"to a faster disk, or raise --config.data.threads (now {self._threads_set}) to have more reads under way"
             )
         return (
-            f"its threads make samples ({seen[WORK] / total:.0%} of looks, most in {where}): raise "
+            f"its threads make samples ({share / total:.0%} of looks, most in {where}): raise "
             f"--config.data.threads (now {self._threads_set}; this process has {threads.cores()} cores), or let them do "
             "less per sample"
         )
@@ -77,9 +80,9 @@ class InputWatch:
             since = self._since
             if since is None:
                 continue
-            for kind, place in _readers():
-                self.seen[kind] += 1
-                self._places[place] += 1
+            looks = list(_readers())
+            with self._lock:
+                self.seen.update(looks)
             waited = time.monotonic() - since
             if waited > self._warned_s:
                 self._warned_s *= 2

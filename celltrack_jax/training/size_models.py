@@ -29,7 +29,7 @@ def fit_missing(
       task: of the run; its data have to be at hand.
       workdir: of the run.
       stop: asked on the way.
-      say: gets a line for each.
+      say: gets a line before and after each.
 
     Returns:
       Whether they are all there; not, where `stop()` became true.
@@ -39,6 +39,7 @@ def fit_missing(
         step, variables = checkpoint.restore_variables(workdir, which, model)
         if load(workdir, step) is not None:
             continue
+        say(f"fitting the size model of step {step}")
         sizes = task.fit_sizes(model, variables, stop)
         if sizes is None:
             return False

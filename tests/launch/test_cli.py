@@ -49,7 +49,7 @@ def test_a_wrong_key_of_a_config_is_named(word, said):
 
 def test_other_errors_of_a_config_keep_their_last_line():
     assert cli.reason(ValueError("Traceback\n  line\nValueError: no 'x'")) == "ValueError: no 'x'"
-    assert cli.reason(KeyError("sim")) == "sim"
+    assert cli.reason(KeyError("sim")) == "KeyError: 'sim'"
     assert cli.reason(ValueError()) == "ValueError"
 
 

@@ -239,11 +239,22 @@ def test_missing_masks_are_one_line_and_the_frames_there_are_can_be_scored(folde
         "score those that there are by --frames=first:end"
     ]
     status, _, err, row = evaluate(*folders, "--frames=:2")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "note: frames 0 to 1 are scored\n")
     assert row is not None
     assert (row["TRA"], row["SEG"], row["LNK"], row["AOGM"]) == (1, 1, 1, 0)
     status, _, err, _ = evaluate(*folders, "--frames=7:9")
     assert (status, err) == (1, f"error: {folders[0]} has no frames in '7:9': it has 0-3\n")
+
+
+def test_a_frame_that_the_truth_lost_at_the_end_of_a_window_is_missed(folders):
+    """Its tracks still tell of it."""
+    for stem in ("TRA/man_track", "SEG/man_seg"):
+        (folders[0] / f"{stem}003.tif").unlink()
+    status, _, err, row = evaluate(*folders, "--frames=1:4")
+    assert row is not None
+    assert (status, row["DET"], row["TRA"]) == (0, 1, None)
+    assert "links cannot be scored" in err
+    assert "note: frames 1 to 2 are scored" in err
 
 
 @settings(deadline=None, max_examples=15)

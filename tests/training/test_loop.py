@@ -137,11 +137,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 
 def test_the_log_says_what_takes_long_before_it_begins(tmp_path, capsys):
-    config = toy_config(steps=1)
-    for first in (
-        ["making the first weights", "compiling the step"],
-        ["resumed at step 1 of 1", "compiling the step"],
+    for steps, first in (
+        (1, ["making the first weights", "compiling the step"]),
+        (2, ["resumed at step 1 of 2", "compiling the step"]),
     ):
+        config = toy_config(steps=steps)
         loop.train(ToyTask(config), config, tmp_path)
         assert capsys.readouterr().out.splitlines()[:2] == first
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_is_described_with_the_end_of_its_run(tmp_path):
     with pytest.raises(InputError):
         loop.train(ToyTask(config, poison=7 * 8 + 1), config, tmp_path)
     assert checkpoint.described(tmp_path, 3, config) == (
-        f"{tmp_path}: step 3 of 9; the run is not finished, it has come to step 6: launch.train's command goes on with it"
+        f"{tmp_path}: step 3 of 9; the run has come to step 6: if it was stopped, launch.train's command goes on"
     )
     loop.train(ToyTask(config), config, tmp_path)
     assert checkpoint.described(tmp_path, 3, config) == f"{tmp_path}: step 3 of 9"
