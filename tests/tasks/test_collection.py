@@ -1,5 +1,7 @@
 """Collections of images as a task sees them: folds, categories, crops of one diameter."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,7 @@ def other(tmp_path_factory):
 
 
 @pytest.mark.parametrize("folds", [3, 0])
-def test_of_more_stores_all_is_taught_and_nothing_held_out(folder, other, folds):
+def test_of_more_stores_all_is_taught_and_nothing_held_out(folder, other, tmp_path, folds):
     alone = task_of(folder, folds=folds, holdout=0.3)
     mixed = task_of(folder, folds=folds, holdout=0.3, data={"more": (str(other),)})
     held = [[(one.name, frames) for one, frames in task._held_out()] for task in (alone, mixed)]
@@ -80,7 +82,8 @@ def test_of_more_stores_all_is_taught_and_nothing_held_out(folder, other, folds)
     assert mixed._taught() == [*alone._taught(), [0, 1, 2, 3]]
     assert [one.name for one in mixed._sequences][-1] == f"{other}/cort"
     # Another store to judge changes neither.
-    judged = task_of(folder, store=str(other), data={"more": (str(other),)})
+    unseen = shutil.copytree(other, tmp_path / "unseen")
+    judged = task_of(folder, store=str(unseen), data={"more": (str(other),)})
     assert judged._taught()[-1] == [0, 1, 2, 3]
     assert [frames for _, frames in judged._held_out()] == [[0, 1, 2, 3]]
 
