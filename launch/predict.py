@@ -6,8 +6,8 @@
 The task of the run says which of them: launch/predict_images.py describes the second, and the rest here is of movies.
 
 --config.<key>=<value> reads the network's output by another setting than its run's own, such as those that launch.tune
-prints (launch/readings.py). Of `evaluation` that is `diameters`, for images: "median" or "size model" says where the
-diameter of their cells is from, if it is not --diameter_px.
+prints (launch/readings.py). For images, --config.evaluation.diameters=median or "size model" chooses where the diameter
+of their cells is from; --diameter_px gives it outright.
 
 The movie streams through the devices in tiles, so neither its length nor the size of its frames has to fit their
 memory; --space=N spreads each tile over N of them. Segmented frames, and tiles of a frame that takes long, are kept

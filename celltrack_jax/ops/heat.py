@@ -39,8 +39,8 @@ def spread_heat(labels: jax.Array, max_cells: int) -> jax.Array:
     6 (d + h + w + 3).
 
     On CPUs the cells of a map are computed in windows of their own, in which no label needs to be looked at: measured a
-    sixth of the time for 300 cells of 28 to 48 pixels in 1024x1024. Maps of a batch, and other platforms, compute all
-    cells at once.
+    sixth of the time for 300 cells of 28 to 48 pixels in 1024x1024. Maps of a batch, as in training, and other
+    platforms compute all cells at once.
 
     Args:
       labels: (*S) int32, dense: cells 1.., 0 background, -1 unknown.
